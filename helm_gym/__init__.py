@@ -1,0 +1,1 @@
+"""Gymnasium environments for EMB-KV cache splitting in recommender serving."""

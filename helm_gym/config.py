@@ -1,0 +1,235 @@
+"""The scenario: everything that decides what the simulator does, validated and frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, model_validator
+
+from helm_gym.config_workload import Workload
+from helm_gym.errors import ConfigError, nearest
+from helm_gym.hardware import presets
+from helm_gym.quantity import Frozen, Number, Positive, Quantity, load_preset, walk
+
+SCENARIOS = Path(__file__).parent / "scenarios"
+ROUTERS = (
+    "round_robin",
+    "least_loaded",
+    "consistent_hash",
+    "kv_affinity",
+    "predicted_completion",
+    "helm_score",
+)
+"""Router names; the position is the id that the kernel switches on."""
+
+
+class Hardware(Frozen):
+    """GPU, host link and model of every node."""
+
+    gpu: Annotated[
+        presets.Gpu,
+        BeforeValidator(lambda x: load_preset(presets.Gpu, x, presets.FOLDER / "gpus", "gpu")),
+    ]
+    host: Annotated[
+        presets.Host,
+        BeforeValidator(lambda x: load_preset(presets.Host, x, presets.FOLDER / "hosts", "host")),
+    ]
+    model: Annotated[
+        presets.ModelSpec,
+        BeforeValidator(
+            lambda x: load_preset(presets.ModelSpec, x, presets.FOLDER / "models", "model")
+        ),
+    ]
+
+
+class Memory(Frozen):
+    """Where a GPU's memory goes; ``pool_gb`` is what the EMB share splits."""
+
+    weights_gb: Positive
+    workspace_gb: Positive
+    reserve_gb: Positive
+    pool_gb: Positive
+
+    @property
+    def total_gb(self) -> float:
+        """Sum of all terms in GB."""
+        return sum(q.value for _, q in walk(self))
+
+
+class Emb(Frozen):
+    """The embedding table in host DRAM and its hot cache in HBM."""
+
+    table_gb: Positive
+    shards: int = Field(default=1024, gt=1, le=65536)
+    candidate_row_bytes: Positive
+    history_row_bytes: Positive
+    bytes_per_key: Positive
+    policy: Literal["heat", "lru"] = "heat"
+    heat_half_life_s: float = Field(default=60.0, gt=0)
+    swap_hysteresis: float = Field(default=1.25, ge=1)
+    swaps_per_tick: int = Field(default=8, ge=0)
+    tick_s: float = Field(default=1.0, gt=0)
+
+    @property
+    def shard_bytes(self) -> float:
+        """Bytes of one shard, the page in which the boundary moves."""
+        return self.table_gb.value * 1e9 / self.shards
+
+
+class Kv(Frozen):
+    """The paged KV cache."""
+
+    block_tokens: int = Field(default=64, gt=0)
+    ghost_gb: float = Field(default=2.0, gt=0)  # how far behind the LRU end the ghost looks
+
+
+class Refill(Frozen):
+    """How shards are copied into new EMB pages."""
+
+    mode: Literal["naive", "throttled"] = "throttled"
+
+
+class Router(Frozen):
+    """Which node serves a request. Weights of ``helm_score`` are profiled unless given."""
+
+    name: str = "predicted_completion"
+    kv_weight: float | None = Field(default=None, ge=0)
+    emb_weight: float | None = Field(default=None, ge=0)
+    load_weight: float | None = Field(default=None, ge=0)
+    affinity_bonus: Number = Field(
+        default_factory=lambda: Quantity(
+            value=0.05, source="assumed; HELM names a bonus, not its size", assumed=True, low=0, high=0.5
+        )
+    )
+    overload: Number = Field(
+        default_factory=lambda: Quantity(value=0.85, source="HELM, one secondary reading")
+    )
+
+    @model_validator(mode="after")
+    def _known(self) -> Router:
+        if self.name not in ROUTERS:
+            raise ValueError(f"router {self.name!r} does not exist{nearest(self.name, ROUTERS)}")
+        return self
+
+
+class Slo(Frozen):
+    """Latency target, and the wait beyond which a request is shed."""
+
+    p99_ms: Positive
+    deadline_ms: Positive
+
+
+class Episode(Frozen):
+    """Decisions, warm-up and the range of actions."""
+
+    step_s: float = Field(default=5.0, gt=0)
+    steps: int = Field(default=60, gt=0)
+    warmup_s: float = Field(default=60.0, ge=0)
+    warm_starts: int = Field(default=8, gt=0)  # snapshots spread over the regime's period
+    initial_share: float = Field(default=0.5, ge=0, le=1)
+    share_min: float = Field(default=0.1, ge=0, le=1)
+    share_max: float = Field(default=0.9, ge=0, le=1)
+    max_step: float | None = Field(default=None, gt=0, le=1)
+    hot_user_s: float = Field(default=30.0, gt=0)  # a user seen this recently is hot
+
+    @model_validator(mode="after")
+    def _range(self) -> Episode:
+        if not self.share_min <= self.initial_share <= self.share_max:
+            raise ValueError(
+                f"need share_min <= initial_share <= share_max, got {self.share_min} <= "
+                f"{self.initial_share} <= {self.share_max}"
+            )
+        return self
+
+
+class Scenario(Frozen):
+    """A complete, digestible description of one cluster and its workload."""
+
+    name: str
+    version: int = 1
+    description: str = ""
+    nodes: int = Field(gt=0, le=1024)
+    hardware: Hardware
+    memory: Memory
+    emb: Emb
+    kv: Kv = Field(default_factory=Kv)
+    refill: Refill = Field(default_factory=Refill)
+    router: Router = Field(default_factory=Router)
+    slo: Slo
+    workload: Workload
+    episode: Episode = Field(default_factory=Episode)
+    structure_seed: int = Field(default=0, ge=0)  # interest groups and burst instants
+
+    @model_validator(mode="after")
+    def _memory_fits(self) -> Scenario:
+        have, need = self.hardware.gpu.memory_gb.value, self.memory.total_gb
+        if need > have + 1e-9:
+            terms = " + ".join(f"{name} {q.value:g}" for name, q in walk(self.memory))
+            raise ValueError(f"memory: {terms} = {need:g} GB does not fit the {have:g} GB GPU")
+        shortest = self.workload.profile.history.shortest.value
+        if shortest > self.hardware.model.max_history.value:
+            raise ValueError("workload.profile.history.shortest exceeds hardware.model.max_history")
+        return self
+
+    @classmethod
+    def load(cls, reference: str | Mapping[str, Any] | Scenario) -> Scenario:
+        """Load a shipped scenario by name, a YAML file by path, or a mapping.
+
+        Raises:
+            ConfigError: naming the key, what was given, and the nearest valid name.
+        """
+        if isinstance(reference, str):
+            return load_preset(cls, reference, SCENARIOS, "scenario")
+        return reference if isinstance(reference, Scenario) else cls.parse(reference, "scenario")
+
+    def replace(self, changes: Mapping[str, Any]) -> Scenario:
+        """Return a copy with dotted paths replaced, such as ``{"workload.load": 0.9}``."""
+        data = self.to_dict()
+        for path, value in changes.items():
+            _assign(data, path, value)
+        return Scenario.parse(data, "scenario")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that :meth:`load` turns back into an equal scenario."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """YAML text that :meth:`load` reads back from a file."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+    def assumptions(self) -> list[tuple[str, Quantity]]:
+        """Every number that is assumed rather than measured, with its path."""
+        return [(path, quantity) for path, quantity in walk(self) if quantity.assumed]
+
+    @staticmethod
+    def names() -> list[str]:
+        """Names of the shipped scenarios."""
+        return sorted(path.stem for path in SCENARIOS.glob("*.yaml"))
+
+
+def _assign(data: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    node: Any = data
+    for depth, part in enumerate(parents):
+        node = _child(node, part, ".".join(parents[: depth + 1]))
+        if not isinstance(node, (dict, list)):
+            raise ConfigError(f"{path}: {'.'.join(parents[: depth + 1])} has no settings below it")
+    if isinstance(node, list):
+        node[int(last)] = value
+    elif isinstance(node.get(last), dict) and "value" in node[last] and isinstance(value, (int, float)):
+        node[last] = {**node[last], "value": value, "low": None, "high": None}
+    else:
+        node[last] = value
+
+
+def _child(node: Any, part: str, path: str) -> Any:
+    if isinstance(node, list):
+        if not part.isdigit() or int(part) >= len(node):
+            raise ConfigError(f"{path}: no such entry; there are {len(node)}, counted from 0")
+        return node[int(part)]
+    if part not in node:
+        raise ConfigError(f"{path}: unknown key{nearest(part, node)}")
+    return node[part]

@@ -1,0 +1,1 @@
+"""Hardware presets (GPU, host link, model) and the cost model built from them."""

@@ -1,0 +1,168 @@
+"""Numbers that know where they come from, and the frozen models that hold them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+
+from helm_gym.errors import ConfigError, nearest
+
+ModelT = TypeVar("ModelT", bound="Frozen")
+
+
+class Frozen(BaseModel):
+    """A validated value object: unknown keys are refused and nothing changes after creation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls: type[ModelT], data: Any, where: str) -> ModelT:
+        """Validate ``data``, or raise a :class:`ConfigError` that names ``where`` and the key."""
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"{where}: expected a mapping of settings, got {type(data).__name__}")
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise ConfigError(_explain(cls, error, where)) from None
+
+    def digest(self) -> str:
+        """Return 16 hex digits that change whenever any value in the tree changes."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Quantity(Frozen):
+    """One number with its unit and source; ``assumed`` ones can be listed and swept."""
+
+    value: float
+    unit: str = ""
+    source: str = "set in this file"
+    assumed: bool = False
+    low: float | None = None
+    high: float | None = None
+
+    @model_validator(mode="after")
+    def _range_holds_value(self) -> Quantity:
+        low = -math.inf if self.low is None else self.low
+        high = math.inf if self.high is None else self.high
+        if not low <= self.value <= high:
+            raise ValueError(f"value {self.value:g} lies outside its own range [{low:g}, {high:g}]")
+        return self
+
+
+def _from_number(data: Any) -> Any:
+    if isinstance(data, (int, float)) and not isinstance(data, bool):
+        return {"value": float(data)}
+    return data
+
+
+def _positive(quantity: Any) -> Any:
+    data = _from_number(quantity)
+    value = data.value if isinstance(data, Quantity) else data.get("value") if isinstance(data, Mapping) else None
+    if isinstance(value, (int, float)) and not value > 0:
+        raise ValueError(f"must be greater than 0, got {value:g}")
+    return data
+
+
+Number = Annotated[Quantity, BeforeValidator(_from_number)]
+"""A :class:`Quantity`; a bare number in a file or dict is accepted too."""
+
+Positive = Annotated[Quantity, BeforeValidator(_positive)]
+"""A :class:`Quantity` greater than zero."""
+
+
+def walk(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Quantity]]:
+    """Yield the dotted path and value of every :class:`Quantity` below ``model``."""
+    for name in type(model).model_fields:
+        yield from _walk_value(getattr(model, name), f"{prefix}{name}")
+
+
+def _walk_value(value: Any, path: str) -> Iterator[tuple[str, Quantity]]:
+    if isinstance(value, Quantity):
+        yield path, value
+    elif isinstance(value, BaseModel):
+        yield from walk(value, f"{path}.")
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _walk_value(item, f"{path}.{index}")
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file, or raise a :class:`ConfigError` that names file and line."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not valid YAML ({error})") from None
+
+
+def load_preset(cls: type[ModelT], reference: Any, folder: Path, kind: str) -> ModelT:
+    """Turn a preset name, a YAML path or a mapping into a model.
+
+    Args:
+        cls: the model to build.
+        reference: ``"taobao"`` (a file in ``folder``), ``"my/file.yaml"``, a mapping or a model.
+        folder: where the shipped presets live.
+        kind: what to call it in errors, such as ``"profile"``.
+    """
+    if isinstance(reference, cls):
+        return reference
+    if isinstance(reference, Mapping):
+        return cls.parse(reference, kind)
+    if not isinstance(reference, str):
+        raise ConfigError(f"{kind}: expected a name, a YAML path or a mapping, got {reference!r}")
+    path = folder / f"{reference}.yaml"
+    if not path.is_file():
+        path = Path(reference)
+        if path.suffix not in {".yaml", ".yml"}:
+            known = [p.stem for p in folder.glob("*.yaml")]
+            raise ConfigError(f"{kind} {reference!r} does not exist{nearest(reference, known)}")
+    return cls.parse(read_yaml(path), str(path))
+
+
+def _explain(cls: type[BaseModel], error: ValidationError, where: str) -> str:
+    lines = []
+    for item in error.errors():
+        path = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            owner = _model_at(cls, item["loc"][:-1])
+            hint = nearest(str(item["loc"][-1]), owner.model_fields) if owner else ""
+            lines.append(f"{where}: {path}: unknown key{hint}")
+        else:
+            given = "" if item["type"] == "missing" else f" (given: {item['input']!r:.80})"
+            message = item["msg"].removeprefix("Value error, ")
+            lines.append(f"{where}: {path + ': ' if path else ''}{message}{given}")
+    return "\n".join(lines)
+
+
+def _model_at(cls: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """Follow an error location to the model class that refused a key."""
+    current: Any = cls
+    for part in location:
+        if isinstance(part, int) or part in {"function-before"}:
+            continue
+        field = current.model_fields.get(part)
+        if field is None:
+            continue  # a tag of a discriminated union
+        current = _first_model(field.annotation)
+        if current is None:
+            return None
+    return current if isinstance(current, type) else None
+
+
+def _first_model(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        found = _first_model(inner)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,1 @@
+"""Shipped scenarios, one YAML file each."""

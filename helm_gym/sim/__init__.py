@@ -1,0 +1,1 @@
+"""The serving simulator: state, kernels and the object that drives them."""

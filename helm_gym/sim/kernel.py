@@ -1,0 +1,361 @@
+"""The transition: one window of one cluster, request by request."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from helm_gym.seeding import Stream
+from helm_gym.sim import arrivals as source_room
+from helm_gym.sim import emb_cache, kv_cache
+from helm_gym.sim.compiled import inlined, kernel
+from helm_gym.sim.layout import (
+    PENDING_WINDOWS,
+    Array,
+    Clock,
+    Cluster,
+    Count,
+    Node,
+    State,
+)
+from helm_gym.sim.params import Params
+from helm_gym.sim.rng import uniform
+from helm_gym.sim.router import Request, choose
+from helm_gym.sim.stages import gpu_seconds, latency_bin, link_seconds, quantile
+
+peek, take = source_room.peek, source_room.take
+hit_rate, refill, tick_emb, resize_emb = (
+    emb_cache.hit_rate,
+    emb_cache.refill,
+    emb_cache.tick,
+    emb_cache.resize,
+)
+find, resident, store, resize_kv = (
+    kv_cache.find,
+    kv_cache.resident,
+    kv_cache.store,
+    kv_cache.resize,
+)
+
+RECORD_FIELDS = 6  # arrival, user, node, latency (-1 if shed), KV hit, missing bytes
+
+
+@kernel
+def set_share(state: State, params: Params, node: int, share: float, now: float) -> None:
+    """Move a node's boundary: the smaller side gives way at once, the larger one fills by use."""
+    cache = params.cache
+    sums = state.out.node[node]
+    state.stages.share[node] = share
+    blocks = int((1.0 - share) * cache.pool_bytes / cache.block_bytes)
+    pages = min(int(share * cache.pool_bytes / cache.shard_bytes), state.emb.heat.shape[1])
+    sums[Node.EVICTED_BLOCKS] += resize_kv(state.kv, state.users, node, blocks, cache.entries)
+    advance_refill(state, params, node, now)
+    book_refill(
+        sums, resize_emb(state.emb, state.stages, cache, params.cost, node, pages, now), params
+    )
+
+
+@kernel
+def book_refill(sums: Array, link_s: float, params: Params) -> None:
+    """Account for copies that entered the link queue at once (naive mode)."""
+    sums[Node.LINK_S] += link_s
+    sums[Node.REFILL_BYTES] += link_s * params.cost.refill_rate
+
+
+@inlined
+def advance_refill(state: State, params: Params, node: int, now: float) -> None:
+    """Let refill use the link time that misses left before ``now``."""
+    copied, loads = refill(state.emb, state.stages, params.cache, params.cost, node, now)
+    sums = state.out.node[node]
+    sums[Node.REFILL_BYTES] += copied
+    sums[Node.LINK_S] += copied / params.cost.refill_rate
+    sums[Node.SHARD_LOADS] += loads
+
+
+@kernel
+def tick(state: State, params: Params, now: float) -> None:
+    """Once per ``tick_s`` on every node: refill, heat, fill and swaps of the EMB cache."""
+    drift = 1.0 - math.exp(-params.source.drift_rate * max(0.0, now))
+    for node in range(state.stages.share.size):
+        advance_refill(state, params, node, now)
+        booked, swaps = tick_emb(
+            state.emb, state.stages, params.cache, params.cost, node, now, drift
+        )
+        book_refill(state.out.node[node], booked, params)
+        state.out.node[node, Node.SWAPS] += swaps
+
+
+@inlined
+def _note_ghost(
+    state: State, params: Params, node: int, request: Request, miss_fraction: float
+) -> None:
+    """Credit a KV miss that a cache ``ghost_bytes`` larger would have turned into a hit."""
+    user = state.users[request.user]
+    if user.evicted_node != node:
+        return
+    since = (state.kv.inserted[node] - user.evicted_clock) * params.cache.block_bytes
+    if since < params.cache.ghost_bytes:
+        rows = (request.bytes_miss - request.bytes_hit) * miss_fraction * params.cost.link_byte
+        state.out.node[node, Node.GHOST_KV_S] += request.gpu_miss - request.gpu_hit + rows
+
+
+@inlined
+def _admit(state: State, params: Params, node: int, latency: float, done: float, warm: bool) -> None:
+    """Book a served request in histograms and completions."""
+    out, routing = state.out, params.routing
+    index = latency_bin(latency)
+    out.latency[node, index] += np.uint32(1)
+    if warm:
+        out.warm[index] += np.uint32(1)
+    late = (done - out.cluster[Cluster.TIME_S]) / routing.window_s
+    ahead = 0 if late < 0.0 else min(int(late) + 1, PENDING_WINDOWS - 1)
+    out.pending[ahead] += 1
+
+
+@inlined
+def _serve_on(
+    state: State,
+    params: Params,
+    node: int,
+    request: Request,
+    history: int,
+    candidates: int,
+    fresh: int,
+    warm: bool,
+) -> tuple[float, bool, float]:
+    """Link, then GPU, then bookkeeping; returns latency (-1 if shed), KV hit, missing bytes."""
+    cache, cost, routing = params.cache, params.cost, params.routing
+    stages, kv, sums = state.stages, state.kv, state.out.node[node]
+    time = request.time
+    advance_refill(state, params, node, time)
+    held = resident(kv, request.user, node)
+    gpu, wanted = request.gpu_miss, request.bytes_miss
+    if held:
+        known = kv.tokens[find(kv, request.user, node, cache.entries)]
+        new = max(history - known, fresh)
+        gpu, wanted = request.gpu_hit, request.bytes_hit
+        if new != fresh:  # the user was served elsewhere in between
+            gpu = gpu_seconds(cost, float(new), float(history - new), float(candidates))
+            wanted += (new - fresh) * cache.history_row_bytes
+    miss_fraction = 1.0 - hit_rate(state.emb, request.group, node, request.drift)
+    missing = miss_fraction * wanted
+    link = link_seconds(cost, missing)
+    link_start = max(time, stages.link_free[node])
+    gpu_start = max(link_start + link, stages.gpu_free[node])
+    wait = gpu_start - link - time
+    if not held:
+        _note_ghost(state, params, node, request, miss_fraction)
+    if wait > routing.deadline_s:
+        sums[Node.SHED] += 1.0
+        return -1.0, held, missing
+    done = gpu_start + gpu
+    stages.link_free[node] = link_start + link
+    stages.gpu_free[node] = done
+    sums[Node.LATENCY_S] += done - time
+    sums[Node.WAIT_S] += wait
+    sums[Node.WITHIN_SLO] += 1.0 if done - time <= routing.slo_s else 0.0
+    sums[Node.KV_HITS] += 1.0 if held else 0.0
+    sums[Node.LOOKUP_BYTES] += wanted
+    sums[Node.MISS_BYTES] += missing
+    sums[Node.LINK_S] += link
+    sums[Node.GPU_S] += gpu
+    state.emb.lookups[node, request.group] += wanted
+    sums[Node.EVICTED_BLOCKS] += store(
+        kv, state.users, request.user, node, history, cache.block_tokens, cache.entries
+    )
+    _admit(state, params, node, done - time, done, warm)
+    return done - time, held, missing
+
+
+@inlined
+def serve(
+    state: State,
+    params: Params,
+    time: float,
+    user: int,
+    group: int,
+    surface: int,
+    first: bool,
+    record: Array,
+    row: int,
+) -> None:
+    """One request: history grows, a node is chosen, the node serves or sheds it."""
+    cache, cost, source = params.cache, params.cost, params.source
+    owner = state.users[user]
+    fresh = new_items(state.arrivals.rng, source.new_items)
+    history = min(owner.history + fresh, cache.max_history)
+    fresh = min(fresh, history)
+    hot = time - owner.last_seen <= params.routing.hot_user_s
+    owner.history = history
+    owner.last_seen = time
+    candidates = source.candidates[surface]
+    scored = candidates * cache.candidate_row_bytes
+    request = Request(
+        time,
+        user,
+        group,
+        gpu_seconds(cost, float(fresh), float(history - fresh), float(candidates)),
+        gpu_seconds(cost, float(history), 0.0, float(candidates)),
+        fresh * cache.history_row_bytes + scored,
+        history * cache.history_row_bytes + scored,
+        1.0 - math.exp(-source.drift_rate * max(0.0, time)) if source.drift_rate > 0.0 else 0.0,
+    )
+    count = state.arrivals.count
+    node = choose(
+        state.kv, state.emb, state.stages, cost, params.routing, request, count[Count.ROUND_ROBIN]
+    )
+    count[Count.ROUND_ROBIN] += 1
+    sums = state.out.node[node]
+    sums[Node.ARRIVED] += 1.0
+    sums[Node.HISTORY_TOKENS] += history
+    sums[Node.CANDIDATES] += candidates
+    sums[Node.HOT] += 1.0 if hot else 0.0
+    sums[Node.WARM] += 0.0 if first else 1.0
+    latency, held, missing = _serve_on(
+        state, params, node, request, history, candidates, fresh, not first
+    )
+    if row < record.shape[0]:
+        record[row, 0] = time
+        record[row, 1] = user
+        record[row, 2] = node
+        record[row, 3] = latency
+        record[row, 4] = 1.0 if held else 0.0
+        record[row, 5] = missing
+
+
+@inlined
+def new_items(rng: Array, mean: float) -> int:
+    """Items a user's history gained since the previous request."""
+    whole = int(mean)
+    part = mean - whole
+    if part > 0.0 and uniform(rng, Stream.ITEMS) < part:
+        return whole + 1
+    return whole
+
+
+@kernel
+def open_window(state: State, params: Params, until: float) -> None:
+    """Zero the sums and say when the window ends."""
+    out = state.out
+    out.node[:] = 0.0
+    out.latency[:] = np.uint32(0)
+    out.warm[:] = np.uint32(0)
+    out.cluster[Cluster.TIME_S] = until
+    for k in range(PENDING_WINDOWS - 1):  # what was one window ahead is due in this one
+        out.pending[k] = out.pending[k + 1]
+    out.pending[PENDING_WINDOWS - 1] = 0
+
+
+@kernel
+def run_requests(state: State, params: Params, until: float, record: Array) -> int:
+    """Serve every request that arrives before ``until``; return how many there were."""
+    arrivals, source = state.arrivals, params.source
+    clock, tick_s = arrivals.clock, params.cache.tick_s
+    served = 0
+    while arrivals.count[Count.STATUS] == 0:
+        time = peek(arrivals, source, until)
+        due = min(time, until)
+        while clock[Clock.NEXT_TICK] <= due:
+            tick(state, params, clock[Clock.NEXT_TICK])
+            clock[Clock.NEXT_TICK] += tick_s
+        if time >= until:
+            break
+        user, group, surface, first = take(arrivals, state.users, source, time)
+        serve(state, params, time, user, group, surface, first, record, served)
+        served += 1
+    clock[Clock.NOW] = until
+    return served
+
+
+@kernel
+def fast_forward(state: State, params: Params, until: float) -> None:
+    """Let sessions come and go without serving anything, to reach their steady state."""
+    arrivals = state.arrivals
+    while arrivals.count[Count.STATUS] == 0:
+        time = peek(arrivals, params.source, until)
+        if time >= until:
+            break
+        take(arrivals, state.users, params.source, time)
+    arrivals.clock[Clock.NOW] = until
+
+
+@kernel
+def close_window(state: State, params: Params, served: int, until: float) -> None:
+    """Levels at the window's end, latency quantiles, and the request count."""
+    out, stages, emb, kv, cache = state.out, state.stages, state.emb, state.kv, params.cache
+    shed = 0.0
+    for n in range(stages.share.size):
+        advance_refill(state, params, n, until)
+        sums = out.node[n]
+        shed += sums[Node.SHED]
+        sums[Node.LINK_DELAY_S] = max(0.0, stages.link_free[n] - until)
+        sums[Node.GPU_DELAY_S] = max(0.0, stages.gpu_free[n] - until)
+        sums[Node.REFILL_BACKLOG] = emb.waiting[n] * cache.shard_bytes - emb.copied[n]
+        pages = cache.ghost_bytes / cache.shard_bytes
+        sums[Node.MARGINAL_EMB_S] = emb.coldest[n] * pages * params.cost.link_byte
+        sums[Node.EMB_BYTES] = _emb_bytes(state, params, n)
+        sums[Node.KV_BYTES] = kv.used[n] * cache.block_bytes
+        sums[Node.SHARE] = stages.share[n]
+    count = state.arrivals.count
+    count[Count.OFFERED] += served
+    count[Count.SHED] += int(shed)
+    count[Count.COMPLETED] += out.pending[0]
+    summarise(state)
+
+
+@kernel
+def _emb_bytes(state: State, params: Params, node: int) -> float:
+    if not params.cache.row_lru:
+        return state.emb.pages[node] * params.cache.shard_bytes
+    total = 0.0
+    for s in range(state.emb.fill.shape[1]):
+        total += state.emb.fill[node, s]
+    return total * params.cache.shard_bytes
+
+
+@kernel
+def summarise(state: State) -> None:
+    """Figures of the window over all nodes."""
+    out = state.out
+    total = out.total
+    total[:] = np.uint32(0)
+    for n in range(out.latency.shape[0]):
+        for i in range(total.size):
+            total[i] += out.latency[n, i]
+    figures = out.cluster
+    figures[Cluster.P50_S] = quantile(total, 0.5)
+    figures[Cluster.P99_S] = quantile(total, 0.99)
+    figures[Cluster.WARM_P50_S] = quantile(out.warm, 0.5)
+    figures[Cluster.WARM_P99_S] = quantile(out.warm, 0.99)
+    figures[Cluster.COMPLETED] = out.pending[0]
+    ahead = 0
+    for k in range(1, PENDING_WINDOWS):
+        ahead += out.pending[k]
+    figures[Cluster.IN_FLIGHT] = ahead
+
+
+@kernel
+def step(state: State, params: Params, shares: Array, record: Array) -> int:
+    """One decision period: move the boundaries, serve the window, report it.
+
+    Args:
+        state: the cluster, changed in place.
+        params: the scenario.
+        shares: (M,) EMB share per node, already clipped to the allowed range.
+        record: (R, 6) arrival, user, node, latency, KV hit and missing bytes of the first R
+            requests; (0, 6) to record nothing.
+
+    Returns:
+        Number of requests offered.
+    """
+    now = state.arrivals.clock[Clock.NOW]
+    until = now + params.routing.window_s
+    open_window(state, params, until)
+    for node in range(shares.size):
+        if shares[node] != state.stages.share[node]:
+            set_share(state, params, node, shares[node], now)
+    served = run_requests(state, params, until, record)
+    close_window(state, params, served, until)
+    return served
+

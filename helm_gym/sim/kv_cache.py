@@ -1,0 +1,171 @@
+"""KV cache of every node: paged blocks, least recently used user out first.
+
+A bit per node in the user's mask answers "is it resident?" for the router without touching the
+entry; an open-addressing hash finds the entry of (user, node) once the node is chosen.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from helm_gym.sim.compiled import inlined, kernel
+from helm_gym.sim.layout import Array, Kv
+from helm_gym.sim.rng import mix64
+
+
+@kernel
+def clear(kv: Kv, entries: int) -> None:
+    """Empty the caches of all nodes."""
+    kv.mask[:] = np.uint64(0)
+    kv.owner[:] = -1
+    kv.table[:] = -1
+    kv.used[:] = 0
+    kv.inserted[:] = 0.0
+    kv.newest[:] = -1
+    kv.oldest[:] = -1
+    for node in range(kv.free.size):
+        first = node * entries
+        kv.free[node] = first
+        for e in range(first, first + entries):
+            kv.newer[e] = e + 1
+        kv.newer[first + entries - 1] = -1
+
+
+@inlined
+def resident(kv: Kv, user: int, node: int) -> bool:
+    """Whether the node holds the user's KV."""
+    word = kv.mask[user, node >> 6]
+    return (word >> np.uint64(node & 63)) & np.uint64(1) != np.uint64(0)
+
+
+@inlined
+def _home(kv: Kv, user: int, node: int) -> int:
+    key = np.uint64(user) * np.uint64(2048) + np.uint64(node)
+    return np.int64(mix64(key) & np.uint64(kv.table.size - 1))
+
+
+@inlined
+def find(kv: Kv, user: int, node: int, entries: int) -> int:
+    """Entry of a resident (user, node)."""
+    wrap = kv.table.size - 1
+    slot = _home(kv, user, node)
+    while True:
+        entry = kv.table[slot]
+        if kv.owner[entry] == user and entry // entries == node:
+            return entry
+        slot = (slot + 1) & wrap
+
+
+@kernel
+def _hash_insert(kv: Kv, user: int, node: int, entry: int) -> None:
+    wrap = kv.table.size - 1
+    slot = _home(kv, user, node)
+    while kv.table[slot] >= 0:
+        slot = (slot + 1) & wrap
+    kv.table[slot] = entry
+
+
+@kernel
+def _hash_remove(kv: Kv, user: int, node: int, entry: int, entries: int) -> None:
+    """Remove by shifting later members of the probe chain back, so that no tombstones remain."""
+    wrap = kv.table.size - 1
+    hole = _home(kv, user, node)
+    while kv.table[hole] != entry:
+        hole = (hole + 1) & wrap
+    slot = hole
+    while True:
+        slot = (slot + 1) & wrap
+        other = kv.table[slot]
+        if other < 0:
+            break
+        home = _home(kv, kv.owner[other], other // entries)
+        if ((slot - home) & wrap) >= ((slot - hole) & wrap):
+            kv.table[hole] = other
+            hole = slot
+    kv.table[hole] = -1
+
+
+@inlined
+def _unlink(kv: Kv, node: int, entry: int) -> None:
+    newer, older = kv.newer[entry], kv.older[entry]
+    if newer >= 0:
+        kv.older[newer] = older
+    else:
+        kv.newest[node] = older
+    if older >= 0:
+        kv.newer[older] = newer
+    else:
+        kv.oldest[node] = newer
+
+
+@inlined
+def _push_newest(kv: Kv, node: int, entry: int) -> None:
+    top = kv.newest[node]
+    kv.newer[entry] = -1
+    kv.older[entry] = top
+    if top >= 0:
+        kv.newer[top] = entry
+    else:
+        kv.oldest[node] = entry
+    kv.newest[node] = entry
+
+
+@kernel
+def _evict_oldest(kv: Kv, users: Array, node: int, entries: int) -> int:
+    """Evict the least recently used user of a node; return the blocks freed."""
+    entry = kv.oldest[node]
+    user = kv.owner[entry]
+    _unlink(kv, node, entry)
+    _hash_remove(kv, user, node, entry, entries)
+    kv.mask[user, node >> 6] &= ~(np.uint64(1) << np.uint64(node & 63))
+    users[user].evicted_node = node
+    users[user].evicted_clock = kv.inserted[node]
+    kv.owner[entry] = -1
+    kv.newer[entry] = kv.free[node]
+    kv.free[node] = entry
+    kv.used[node] -= kv.blocks[entry]
+    return kv.blocks[entry]
+
+
+@kernel
+def resize(kv: Kv, users: Array, node: int, capacity: int, entries: int) -> int:
+    """Set a node's capacity in blocks; evict what no longer fits; return the blocks evicted."""
+    kv.capacity[node] = capacity
+    evicted = 0
+    while kv.used[node] > capacity:
+        evicted += _evict_oldest(kv, users, node, entries)
+    return evicted
+
+
+@inlined
+def store(
+    kv: Kv, users: Array, user: int, node: int, tokens: int, block_tokens: int, entries: int
+) -> int:
+    """Keep the KV of ``tokens`` tokens as the newest of the node; return the blocks evicted.
+
+    A history that is larger than the whole cache is not kept at all.
+    """
+    need = (tokens + block_tokens - 1) // block_tokens
+    held = resident(kv, user, node)
+    entry = find(kv, user, node, entries) if held else -1
+    if need > kv.capacity[node]:
+        return 0
+    grown = need - (kv.blocks[entry] if held else 0)
+    if held:
+        _unlink(kv, node, entry)
+        _push_newest(kv, node, entry)
+    evicted = 0
+    while kv.used[node] + grown > kv.capacity[node] or (not held and kv.free[node] < 0):
+        evicted += _evict_oldest(kv, users, node, entries)
+    if not held:
+        entry = kv.free[node]
+        kv.free[node] = kv.newer[entry]
+        kv.owner[entry] = user
+        kv.mask[user, node >> 6] |= np.uint64(1) << np.uint64(node & 63)
+        _hash_insert(kv, user, node, entry)
+        _push_newest(kv, node, entry)
+    kv.blocks[entry] = need
+    kv.tokens[entry] = tokens
+    kv.used[node] += grown
+    kv.inserted[node] += grown
+    return evicted

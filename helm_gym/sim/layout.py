@@ -1,0 +1,294 @@
+"""Names, shapes and units of the simulator's state: one flat buffer per cluster.
+
+Letters used in shape comments, here and in every kernel:
+
+    M nodes          S shards            G interest groups (the last one is the burst's)
+    U users          W mask words        E KV entries per node
+    Q session slots  K calendar buckets  C entries of the open bucket
+    L latency bins   T schedule cells    F surfaces
+
+Time is in seconds, memory in bytes, EMB fill in shards, KV capacity in blocks. A cluster's arrays
+are views into one buffer, so that a snapshot, a warm start and a checkpoint are each one copy.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helm_gym.seeding import N_STREAMS
+
+Array = NDArray[Any]
+
+SESSION = np.dtype(
+    [
+        ("time", "f8"),  # s, instant of the session's next request
+        ("user", "i4"),
+        ("next", "i4"),  # next slot in the same calendar bucket, -1 at the end
+        ("left", "i4"),  # requests still to come, this one included
+        ("group", "i2"),
+        ("surface", "i2"),
+    ],
+    align=True,
+)
+USER = np.dtype(
+    [
+        ("history", "i4"),  # tokens
+        ("evicted_node", "i2"),  # node that last evicted this user's KV, -1 if none
+        ("group", "i2"),  # interest group
+        ("last_seen", "f8"),  # s, previous request
+        ("evicted_clock", "f8"),  # blocks that node had inserted by then
+    ],
+    align=True,
+)
+
+BINS_PER_OCTAVE = 64
+FIRST_OCTAVE = -17  # latencies below 2**-17 s (8 us) share the first bin
+OCTAVES = 24  # up to 2**7 s
+N_BINS = BINS_PER_OCTAVE * OCTAVES
+PENDING_WINDOWS = 64  # windows ahead for which completions are booked
+
+
+class Node(IntEnum):
+    """Columns of ``Output.node``: sums over one window on one node."""
+
+    ARRIVED = 0  # requests routed here
+    SHED = 1  # of them refused: predicted wait beyond the deadline
+    WITHIN_SLO = 2  # of them finished inside the SLO
+    LATENCY_S = 3  # sum over admitted
+    WAIT_S = 4  # sum of link and GPU queueing over admitted
+    KV_HITS = 5  # admitted requests whose user's KV was resident
+    LOOKUP_BYTES = 6  # embedding bytes looked up
+    MISS_BYTES = 7  # of them fetched over the link
+    REFILL_BYTES = 8  # copied by refill
+    LINK_S = 9  # link work of misses and refill
+    GPU_S = 10  # GPU work admitted
+    HISTORY_TOKENS = 11  # sum over arrived
+    CANDIDATES = 12  # sum over arrived
+    HOT = 13  # arrived requests of hot users
+    WARM = 14  # arrived requests that are not the first of their session
+    GHOST_KV_S = 15  # GPU and link seconds that `ghost` more KV would have saved
+    SHARD_LOADS = 16  # refill copies finished
+    EVICTED_BLOCKS = 17  # KV blocks evicted
+    SWAPS = 18  # shards replaced by hotter ones
+    # The rest are levels at the window's end, not sums.
+    LINK_DELAY_S = 19  # until the link is free
+    GPU_DELAY_S = 20  # until the GPU is free
+    REFILL_BACKLOG = 21  # bytes waiting to be copied
+    MARGINAL_EMB_S = 22  # link seconds per second that `ghost` more EMB would save
+    EMB_BYTES = 23  # pages in use
+    KV_BYTES = 24  # blocks in use
+    SHARE = 25  # EMB share in force
+
+
+N_NODE = len(Node)
+N_NODE_SUMS = int(Node.LINK_DELAY_S)
+
+
+class Cluster(IntEnum):
+    """Columns of ``Output.cluster``: figures of one window over all nodes."""
+
+    P50_S = 0
+    P99_S = 1
+    WARM_P50_S = 2
+    WARM_P99_S = 3
+    COMPLETED = 4  # requests that finished inside the window, whenever they arrived
+    IN_FLIGHT = 5  # admitted and unfinished at the window's end
+    TIME_S = 6  # the window's end
+
+
+N_CLUSTER = len(Cluster)
+
+
+class Clock(IntEnum):
+    """Entries of ``Arrivals.clock``."""
+
+    NOW = 0  # s, everything before this instant has been simulated
+    NEXT_TICK = 1
+    NEXT_START = 2  # instant of the next session start
+
+
+class Count(IntEnum):
+    """Entries of ``Arrivals.count``: integers of the request source."""
+
+    BUCKET = 0  # calendar bucket that is open
+    OPEN = 1  # entries in the open bucket
+    FREE = 2  # head of the free session list
+    ROUND_ROBIN = 3
+    LOG_POSITION = 4  # next row of a replayed log
+    OFFERED = 5  # cumulative: requests offered
+    COMPLETED = 6  # cumulative: finished before NOW
+    SHED = 7  # cumulative
+    STATUS = 8  # 0, or a Status
+
+
+class Status(IntEnum):
+    """Why a kernel stopped early."""
+
+    OK = 0
+    SESSIONS_FULL = 1
+    BUCKET_FULL = 2
+    KV_ENTRIES_FULL = 3
+
+
+class Arrivals(NamedTuple):
+    """Request source: random streams, active sessions in a calendar queue."""
+
+    rng: Array  # (N_STREAMS,) u8
+    clock: Array  # (3,) f8
+    count: Array  # (9,) i8
+    sessions: Array  # (Q,) SESSION
+    bucket: Array  # (K,) i4 first session slot of each calendar bucket
+    open_slot: Array  # (C,) i4 slots of the open bucket, latest first
+
+
+class Kv(NamedTuple):
+    """KV cache: LRU over users on each node, and a hash from (user, node) to entry."""
+
+    mask: Array  # (U, W) u8 bit n of user u: resident on node n
+    owner: Array  # (M*E,) i4 user of an entry, -1 if free
+    blocks: Array  # (M*E,) i4
+    tokens: Array  # (M*E,) i4 history length that is cached
+    newer: Array  # (M*E,) i4 LRU neighbours, -1 at the ends; `newer` chains the free list
+    older: Array  # (M*E,) i4
+    newest: Array  # (M,) i4
+    oldest: Array  # (M,) i4
+    free: Array  # (M,) i4 head of the free list
+    used: Array  # (M,) i8 blocks
+    capacity: Array  # (M,) i8 blocks
+    inserted: Array  # (M,) f8 blocks ever inserted: the clock of the ghost
+    table: Array  # (H,) i4 open addressing, -1 empty
+
+
+class Emb(NamedTuple):
+    """EMB cache: pages given to shards, how full they are, and what that means per group."""
+
+    fill: Array  # (M, S) f8 resident part of a shard's rows, in [0, 1]
+    paged: Array  # (M, S) u1 1 if the shard has a page
+    queued: Array  # (M, S) u1 1 if the shard waits in the refill queue
+    heat: Array  # (M, S) f8 decayed look-up bytes
+    lookups: Array  # (M, G) f8 bytes looked up since the last tick
+    seen: Array  # (S,) f8 scratch of the tick: bytes looked up per shard
+    readout: Array  # (3, G, M) f8 expected hit rate now, after drift, and over the hottest shards
+    pages: Array  # (M,) i8 pages in use
+    capacity: Array  # (M,) i8 pages
+    coldest: Array  # (M,) f8 look-up bytes/s of the hottest shard without a page
+    queue: Array  # (M, S) i4 ring of shards to refill, hottest first
+    ready: Array  # (M, S) f8 instant a queued copy completes (naive), beside `queue`
+    head: Array  # (M,) i8 position of the first queued shard
+    waiting: Array  # (M,) i8 shards in the queue
+    copied: Array  # (M,) f8 bytes of the first queued shard already copied (throttled)
+    refilled_to: Array  # (M,) f8 instant up to which idle link time was given to refill
+
+
+class Stages(NamedTuple):
+    """The two servers of every node."""
+
+    link_free: Array  # (M,) f8 instant
+    gpu_free: Array  # (M,) f8 instant
+    finish: Array  # (M,) f8 scratch of the router
+    share: Array  # (M,) f8 EMB share in force
+
+
+class Output(NamedTuple):
+    """What a window reports."""
+
+    node: Array  # (M, N_NODE) f8
+    cluster: Array  # (N_CLUSTER,) f8
+    latency: Array  # (M, L) u4 histogram of admitted requests
+    total: Array  # (L,) u4 the same over all nodes
+    warm: Array  # (L,) u4 the same for warm requests over all nodes
+    pending: Array  # (PENDING_WINDOWS,) i8 admitted requests finishing k windows ahead
+
+
+class State(NamedTuple):
+    """One cluster."""
+
+    arrivals: Arrivals
+    users: Array  # (U,) USER
+    kv: Kv
+    emb: Emb
+    stages: Stages
+    out: Output
+
+
+class Sizes(NamedTuple):
+    """The letters of the module docstring, as numbers."""
+
+    nodes: int
+    shards: int
+    groups: int
+    users: int
+    kv_entries: int
+    sessions: int
+    buckets: int
+    open_bucket: int = 4096
+
+    @property
+    def mask_words(self) -> int:
+        """64-bit words that hold one bit per node."""
+        return -(-self.nodes // 64)
+
+    @property
+    def table(self) -> int:
+        """Hash slots: a power of two, at least twice the entries."""
+        return 1 << int(2 * self.nodes * self.kv_entries - 1).bit_length()
+
+
+def _fields(z: Sizes) -> dict[str, list[tuple[Any, tuple[int, ...]]]]:
+    m, s, g, e = z.nodes, z.shards, z.groups, z.nodes * z.kv_entries
+    f8, i8, i4, u1 = np.float64, np.int64, np.int32, np.uint8
+    return {
+        "arrivals": [
+            (np.uint64, (N_STREAMS,)), (f8, (len(Clock),)), (i8, (len(Count),)),
+            (SESSION, (z.sessions,)), (i4, (z.buckets,)), (i4, (z.open_bucket,)),
+        ],
+        "users": [(USER, (z.users,))],
+        "kv": [
+            (np.uint64, (z.users, z.mask_words)), (i4, (e,)), (i4, (e,)), (i4, (e,)), (i4, (e,)),
+            (i4, (e,)), (i4, (m,)), (i4, (m,)), (i4, (m,)), (i8, (m,)), (i8, (m,)), (f8, (m,)),
+            (i4, (z.table,)),
+        ],
+        "emb": [
+            (f8, (m, s)), (u1, (m, s)), (u1, (m, s)), (f8, (m, s)), (f8, (m, g)), (f8, (s,)),
+            (f8, (3, g, m)), (i8, (m,)), (i8, (m,)), (f8, (m,)), (i4, (m, s)), (f8, (m, s)), (i8, (m,)), (i8, (m,)),
+            (f8, (m,)), (f8, (m,)),
+        ],
+        "stages": [(f8, (m,))] * 4,
+        "out": [
+            (f8, (m, N_NODE)), (f8, (N_CLUSTER,)), (np.uint32, (m, N_BINS)),
+            (np.uint32, (N_BINS,)), (np.uint32, (N_BINS,)), (i8, (PENDING_WINDOWS,)),
+        ],
+    }  # fmt: skip
+
+
+def _aligned(n_bytes: int) -> int:
+    return -(-n_bytes // 64) * 64
+
+
+def buffer_bytes(sizes: Sizes) -> int:
+    """Bytes of one cluster's state."""
+    return sum(
+        _aligned(np.dtype(dtype).itemsize * int(np.prod(shape)))
+        for fields in _fields(sizes).values()
+        for dtype, shape in fields
+    )
+
+
+def view(buffer: NDArray[np.uint8], sizes: Sizes) -> State:
+    """Lay the arrays of one cluster over ``buffer`` (``buffer_bytes`` long) without copying."""
+    rooms: dict[str, list[Array]] = {}
+    offset = 0
+    for room, fields in _fields(sizes).items():
+        rooms[room] = []
+        for dtype, shape in fields:
+            n_bytes = np.dtype(dtype).itemsize * int(np.prod(shape))
+            rooms[room].append(buffer[offset : offset + n_bytes].view(dtype).reshape(shape))
+            offset += _aligned(n_bytes)
+    return State(
+        Arrivals(*rooms["arrivals"]), rooms["users"][0], Kv(*rooms["kv"]), Emb(*rooms["emb"]),
+        Stages(*rooms["stages"]), Output(*rooms["out"]),
+    )  # fmt: skip

@@ -1,0 +1,285 @@
+"""From a scenario to the numbers and sizes that kernels work with."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from helm_gym.config import ROUTERS, Scenario
+from helm_gym.config_workload import Burst, Gap, LogNormal, Surface, Trend
+from helm_gym.seeding import N_STREAMS
+from helm_gym.sim.layout import USER, Array, Sizes
+from helm_gym.sim.params import Cache, Cost, Params, Routing, Source
+from helm_gym.units import GB, GBPS, MS, NS, TFLOPS, US
+from helm_gym.workload.popularity import group_weights, readout_weights
+from helm_gym.workload.regimes import Schedule, build_schedule
+from helm_gym.workload.replay import ReplayLog, load_replay
+
+NEWCOMER_SHARE = 0.5  # users beyond the regular ones, per regular user, that bursts may bring
+ENTRIES_PER_BUCKET = 8  # requests in a calendar bucket at the peak rate
+
+
+class Lowered(NamedTuple):
+    """A scenario ready to run."""
+
+    params: Params
+    sizes: Sizes
+    users: Array  # (U,) USER, every user before the first request
+    schedule: Schedule
+    session_s: float  # mean duration of a session; how long the source takes to settle
+
+
+def lower(scenario: Scenario) -> Lowered:
+    """Compute parameters, array sizes and the initial users of a scenario."""
+    rng = np.random.default_rng([scenario.structure_seed, N_STREAMS])
+    schedule = build_schedule(scenario.workload, rng)
+    log = load_replay(scenario, rng) if scenario.workload.replay else None
+    cost = lower_cost(scenario)
+    cache = _cache(scenario, log, rng)
+    source, session_s, concurrency = _source(scenario, schedule, log)
+    params = Params(cost, cache, _routing(scenario, cost), source)
+    users = _users(scenario, source.regular_users, log, rng)
+    sizes = _sizes(scenario, params, users.size, session_s, concurrency)
+    return Lowered(params, sizes, users, schedule, session_s)
+
+
+def lower_cost(scenario: Scenario) -> Cost:
+    """Coefficients of :func:`helm_gym.sim.stages.gpu_seconds` and of the link."""
+    gpu, host, model = scenario.hardware.gpu, scenario.hardware.host, scenario.hardware.model
+    layers, d = model.layers.value, model.width.value
+    gemm, prefill, step = gpu.gemm, gpu.prefill, gpu.incremental
+    gemm_rate, gemm_bw = gemm.tflops.value * TFLOPS, gemm.gbps.value * GBPS
+    attention = layers * gpu.hstu_factor.value
+    miss_bw = min(
+        host.miss_gbps.value * GBPS, host.keys_per_s.value * scenario.emb.bytes_per_key.value
+    )
+    latency = host.latency_us.value * US
+    shard = scenario.emb.shard_bytes
+    return Cost(
+        # two products per layer: d -> 4d (u, v, q, k) and d -> d (output)
+        gemm_fixed=layers * (2 * gemm.launch_us.value * US + 10 * d * d / gemm_bw),
+        gemm_token=layers * (10 * d * d / gemm_rate + 14 * d / gemm_bw),
+        prefill_fixed=attention * prefill.launch_us.value * US,
+        prefill_square=attention * 2 * d / (prefill.tflops.value * TFLOPS),
+        prefill_token=attention
+        * (prefill.per_key_ns.value * NS + 8 * d / (prefill.gbps.value * GBPS)),
+        query_fixed=attention * step.launch_us.value * US,
+        query_token=attention * step.per_query_ns.value * NS,
+        cross=attention * 4 * d / (step.cross_tflops.value * TFLOPS),
+        self_square=attention * 2 * d / (step.self_tflops.value * TFLOPS),
+        link_latency=latency,
+        link_byte=1.0 / miss_bw,
+        refill_rate=shard / (latency + shard / (host.bulk_gbps.value * GBPS)),
+    )
+
+
+def _cache(scenario: Scenario, log: ReplayLog | None, rng: np.random.Generator) -> Cache:
+    emb, kv, model = scenario.emb, scenario.kv, scenario.hardware.model
+    law = scenario.workload.profile.popularity
+    if log is not None and log.weights is not None:
+        now = later = log.weights
+    else:
+        now = group_weights(law, emb.shards, rng)
+        later = group_weights(law, emb.shards, rng)
+    weights, by_group = readout_weights(now, later)
+    block_bytes = kv.block_tokens * model.kv_bytes_per_token
+    largest = (1.0 - scenario.episode.share_min) * scenario.memory.pool_gb.value * GB
+    shortest = 1 if log is not None else int(scenario.workload.profile.history.shortest.value)
+    entries = int(largest / block_bytes / math.ceil(shortest / kv.block_tokens)) + 1
+    heat_rate = math.log(2.0) / emb.heat_half_life_s
+    return Cache(
+        pool_bytes=scenario.memory.pool_gb.value * GB,
+        shard_bytes=emb.shard_bytes,
+        block_bytes=block_bytes,
+        block_tokens=kv.block_tokens,
+        history_row_bytes=emb.history_row_bytes.value,
+        candidate_row_bytes=emb.candidate_row_bytes.value,
+        tick_s=emb.tick_s,
+        heat_keep=math.exp(-heat_rate * emb.tick_s),
+        heat_rate=heat_rate,
+        swap_hysteresis=emb.swap_hysteresis,
+        swaps_per_tick=emb.swaps_per_tick,
+        row_lru=emb.policy == "lru",
+        naive_refill=scenario.refill.mode == "naive",
+        ghost_bytes=kv.ghost_gb * GB,
+        entries=min(entries, _user_count(scenario, log)),
+        max_history=int(model.max_history.value),
+        weights=weights,
+        by_group=by_group,
+    )
+
+
+def _user_count(scenario: Scenario, log: ReplayLog | None) -> int:
+    if log is not None and log.user is not None:
+        return log.n_users
+    regular = scenario.workload.users
+    burst = isinstance(scenario.workload.regime, Burst)
+    return regular + (int(NEWCOMER_SHARE * regular) if burst else 0)
+
+
+def _routing(scenario: Scenario, cost: Cost) -> Routing:
+    router = scenario.router
+    given = (router.kv_weight, router.emb_weight, router.load_weight)
+    weights = [
+        profiled if own is None else own
+        for own, profiled in zip(given, profiled_weights(scenario, cost), strict=True)
+    ]
+    return Routing(
+        router=ROUTERS.index(router.name),
+        kv_weight=weights[0],
+        emb_weight=weights[1],
+        load_weight=weights[2],
+        affinity_bonus=router.affinity_bonus.value,
+        overload=router.overload.value,
+        slo_s=scenario.slo.p99_ms.value * MS,
+        deadline_s=scenario.slo.deadline_ms.value * MS,
+        window_s=scenario.episode.step_s,
+        hot_user_s=scenario.episode.hot_user_s,
+    )
+
+
+def profiled_weights(scenario: Scenario, cost: Cost) -> tuple[float, float, float]:
+    """Normalised costs of a KV miss, of missing every row, and of a full queue (the SLO).
+
+    The form is HELM's (weights are normalised profiled costs); what counts as a full queue is ours.
+    """
+    history = math.exp(scenario.workload.profile.history.log_mean.value)
+    mix = scenario.workload.base_mix()
+    candidates = sum(mix[s.name] * s.candidates.value for s in scenario.workload.surfaces)
+    d_square = cost.prefill_square * history + cost.prefill_token + cost.gemm_token
+    kv = history * (d_square + scenario.emb.history_row_bytes.value * cost.link_byte)
+    emb = candidates * scenario.emb.candidate_row_bytes.value * cost.link_byte
+    queue = scenario.slo.p99_ms.value * MS
+    total = kv + emb + queue
+    return kv / total, emb / total, queue / total
+
+
+def mean_length(law: LogNormal) -> float:
+    """Mean of a lognormal rounded up, by summing its tail."""
+    k = np.arange(1, 20_000)
+    tail = 1.0 - ndtr((np.log(k) - law.log_mean.value) / law.log_sigma.value)
+    return float(1.0 + tail.sum())
+
+
+def mean_gap(law: Gap, scale: float) -> float:
+    """Mean of a lognormal cut at ``cut_s``, scaled (s)."""
+    mu, sigma = law.log_mean.value, law.log_sigma.value
+    cut = (math.log(law.cut_s.value) - mu) / sigma
+    return float(scale * math.exp(mu + sigma**2 / 2) * ndtr(cut - sigma) / ndtr(cut))
+
+
+def _laws(scenario: Scenario, surface: Surface) -> tuple[Gap, LogNormal]:
+    profile = scenario.workload.profile
+    return surface.gap or profile.gap, surface.session_length or profile.session_length
+
+
+def _source(
+    scenario: Scenario, schedule: Schedule, log: ReplayLog | None
+) -> tuple[Source, float, float]:
+    """The request source, the mean session duration (s), and the peak of active sessions."""
+    workload, profile = scenario.workload, scenario.workload.profile
+    laws = [_laws(scenario, surface) for surface in workload.surfaces]
+    scales = np.array([surface.gap_scale.value for surface in workload.surfaces])
+    lengths = np.array([mean_length(length) for _, length in laws])
+    gaps = np.array([mean_gap(g, s) for (g, _), s in zip(laws, scales, strict=True)])
+    base = workload.load * workload.capacity_rps_per_node.value * scenario.nodes
+    starts = base * schedule.rate / (schedule.mix @ lengths)
+    durations = (lengths - 1.0) * gaps
+    regime = workload.regime
+    burst = regime if isinstance(regime, Burst) else None
+    source = Source(
+        cell_s=schedule.cell_s,
+        starts=starts,
+        mix=np.cumsum(schedule.mix, axis=1),
+        excess=schedule.excess,
+        start_cv=workload.session_start_cv,
+        regular_users=workload.users,
+        activity_sigma=profile.activity_sigma.value,
+        new_user_share=burst.new_user_share.value if burst else 0.0,
+        hot_item_share=burst.hot_item_share.value if burst else 0.0,
+        burst_group=int(profile.popularity.interest_groups.value),
+        new_items=profile.new_items_per_request.value,
+        drift_rate=_drift_rate(scenario),
+        bucket_s=ENTRIES_PER_BUCKET / max(1.0, float(starts.max() * lengths.max())),
+        candidates=np.array([int(s.candidates.value) for s in workload.surfaces]),
+        gap=np.array(
+            [(g.log_mean.value, g.log_sigma.value, s) for (g, _), s in zip(laws, scales, strict=True)]
+        ),
+        gap_cut=np.array(
+            [
+                ndtr((math.log(g.cut_s.value) - g.log_mean.value) / g.log_sigma.value)
+                for g, _ in laws
+            ]
+        ),
+        length=np.array([(n.log_mean.value, n.log_sigma.value) for _, n in laws]),
+        **_log_fields(log),
+    )
+    return source, float(durations.max()), float(starts.max() * durations.max())
+
+
+def _log_fields(log: ReplayLog | None) -> dict[str, Array | int | float]:
+    if log is None:
+        return {
+            "log_kind": 0,
+            "log_time": np.zeros(1),
+            "log_user": np.zeros(1, np.int32),
+            "log_first": np.zeros(1, np.uint8),
+            "log_period": 0.0,
+        }
+    empty = log.user is None
+    return {
+        "log_kind": 2 if empty else 1,
+        "log_time": log.time,
+        "log_user": np.zeros(1, np.int32) if log.user is None else log.user,
+        "log_first": np.zeros(1, np.uint8) if log.first is None else log.first,
+        "log_period": log.period_s,
+    }
+
+
+def _drift_rate(scenario: Scenario) -> float:
+    regime = scenario.workload.regime
+    if not isinstance(regime, Trend):
+        return 0.0
+    own = scenario.workload.profile.interest_half_life_s.value / regime.speedup
+    return math.log(2.0) / (regime.drift_half_life_s or own)
+
+
+def _users(
+    scenario: Scenario, regular: int, log: ReplayLog | None, rng: np.random.Generator
+) -> NDArray[np.void]:
+    history = scenario.workload.profile.history
+    users = np.zeros(_user_count(scenario, log), USER)
+    draws = np.exp(rng.normal(history.log_mean.value, history.log_sigma.value, users.size))
+    longest = scenario.hardware.model.max_history.value
+    users["history"] = np.clip(draws, history.shortest.value, longest)
+    groups = int(scenario.workload.profile.popularity.interest_groups.value)
+    users["group"] = rng.integers(0, groups, users.size)
+    if log is not None and log.user is not None:
+        users["group"] = log.group
+        if log.history is not None:
+            users["history"] = log.history
+    users["evicted_node"] = -1
+    users["last_seen"] = -np.inf
+    return users
+
+
+def _sizes(
+    scenario: Scenario, params: Params, users: int, session_s: float, concurrency: float
+) -> Sizes:
+    horizon = max(60.0, 2.0 * session_s / 5.0)
+    buckets = 1 << math.ceil(math.log2(horizon / params.source.bucket_s))
+    return Sizes(
+        nodes=scenario.nodes,
+        shards=scenario.emb.shards,
+        groups=params.cache.weights.shape[2],
+        users=users,
+        kv_entries=params.cache.entries,
+        sessions=int(1.5 * concurrency + 6.0 * math.sqrt(concurrency)) + 4096,
+        buckets=min(max(buckets, 1 << 10), 1 << 18),
+    )
+
+

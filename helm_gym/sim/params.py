@@ -1,0 +1,102 @@
+"""What a kernel needs to know of a scenario, as numbers and read-only arrays.
+
+The letters in shape comments are those of :mod:`helm_gym.sim.layout`. Built by
+:mod:`helm_gym.sim.lowering`; shared by all clusters of a simulator.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from helm_gym.sim.layout import Array
+
+
+class Cost(NamedTuple):
+    """Coefficients of the service times of one request (docs/model.md, section 5)."""
+
+    gemm_fixed: float  # s per request
+    gemm_token: float  # s per token computed
+    prefill_fixed: float  # s
+    prefill_square: float  # s per token²
+    prefill_token: float  # s per token
+    query_fixed: float  # s
+    query_token: float  # s per query
+    cross: float  # s per (query x key)
+    self_square: float  # s per token²
+    link_latency: float  # s per transfer
+    link_byte: float  # s per missing byte
+    refill_rate: float  # bytes/s of a whole-shard copy, latency included
+
+
+class Cache(NamedTuple):
+    """Sizes and rules of both caches."""
+
+    pool_bytes: float
+    shard_bytes: float
+    block_bytes: float
+    block_tokens: int
+    history_row_bytes: float
+    candidate_row_bytes: float
+    tick_s: float
+    heat_keep: float  # part of the heat that survives one tick
+    heat_rate: float  # 1/s; heat times this is a look-up rate
+    swap_hysteresis: float
+    swaps_per_tick: int
+    row_lru: bool  # EMB rows leave by recency instead of heat
+    naive_refill: bool
+    ghost_bytes: float
+    entries: int  # E
+    max_history: int
+    weights: Array  # (3, S, G) f8 look-up probability now, after drift, hottest-20 indicator / 20
+    by_group: Array  # (2, G, S) f8 the first two of `weights`, shards contiguous
+
+
+class Routing(NamedTuple):
+    """Router and admission."""
+
+    router: int  # index into config.ROUTERS
+    kv_weight: float
+    emb_weight: float
+    load_weight: float
+    affinity_bonus: float
+    overload: float
+    slo_s: float
+    deadline_s: float
+    window_s: float
+    hot_user_s: float
+
+
+class Source(NamedTuple):
+    """Where requests come from."""
+
+    cell_s: float
+    starts: Array  # (T,) f8 session starts per second
+    mix: Array  # (T, F) f8 cumulative surface shares
+    excess: Array  # (T,) f8 part of the starts that belongs to a burst
+    start_cv: float
+    regular_users: int  # users beyond these come only in bursts
+    activity_sigma: float
+    new_user_share: float
+    hot_item_share: float
+    burst_group: int  # interest group of sessions that come for a burst's hot items
+    new_items: float
+    drift_rate: float  # 1/s; 0 without drift
+    bucket_s: float
+    candidates: Array  # (F,) i8
+    gap: Array  # (F, 3) f8 log mean, log sigma, scale
+    gap_cut: Array  # (F,) f8 probability below the cut
+    length: Array  # (F, 2) f8 log mean, log sigma
+    log_kind: int  # 0 generator, 1 interactions, 2 arrival instants
+    log_time: Array  # (R,) f8
+    log_user: Array  # (R,) i4
+    log_first: Array  # (R,) u1
+    log_period: float  # s after which the log starts again
+
+
+class Params(NamedTuple):
+    """Everything that does not change during an episode."""
+
+    cost: Cost
+    cache: Cache
+    routing: Routing
+    source: Source

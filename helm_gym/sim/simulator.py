@@ -1,0 +1,240 @@
+"""The simulator that every shell drives: B clusters, one kernel call per cluster and window."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helm_gym.config import Scenario
+from helm_gym.errors import ConfigError, SimulationError
+from helm_gym.seeding import streams_from_seed
+from helm_gym.sim import arrivals, emb_cache, kernel, kv_cache
+from helm_gym.sim.layout import (
+    N_BINS,
+    N_CLUSTER,
+    N_NODE,
+    Clock,
+    Count,
+    State,
+    Status,
+    buffer_bytes,
+    view,
+)
+from helm_gym.sim.lowering import lower
+
+Floats = NDArray[np.float64]
+Buffer = NDArray[np.uint8]
+NO_RECORD = np.zeros((0, kernel.RECORD_FIELDS))
+POOLS_KEPT = 3  # sets of warm starts kept, one per initial share
+SETTLE_SESSIONS = 4.0  # mean session durations after which the source counts as settled
+SETTLE_AT_MOST_S = 7200.0
+REMEDY = {
+    Status.SESSIONS_FULL: "more sessions are active than the scenario's rates let expect",
+    Status.BUCKET_FULL: "one calendar bucket overflowed",
+    Status.KV_ENTRIES_FULL: "more users hold KV than entries exist",
+}
+
+
+@dataclass(frozen=True)
+class Telemetry:
+    """What one window reported, for every cluster; arrays are copies."""
+
+    node: Floats  # (B, M, N_NODE) see layout.Node
+    cluster: Floats  # (B, N_CLUSTER) see layout.Cluster
+    latency: NDArray[np.uint32]  # (B, L) histogram of admitted requests
+    warm: NDArray[np.uint32]  # (B, L) of them, warm ones
+
+
+class Simulator:
+    """``clusters`` independent clusters of one scenario.
+
+    Args:
+        scenario: what to simulate.
+        clusters: how many, B.
+        threads: worker threads; results do not depend on it.
+    """
+
+    def __init__(self, scenario: Scenario, clusters: int = 1, threads: int = 1) -> None:
+        if clusters < 1 or threads < 1:
+            raise ConfigError(f"need clusters and threads of at least 1, got {clusters}, {threads}")
+        self.scenario = scenario
+        self.lowered = lower(scenario)
+        self.clusters = clusters
+        self.threads = min(threads, clusters)
+        self._buffers = np.zeros((clusters, buffer_bytes(self.lowered.sizes)), np.uint8)
+        self._states = [view(row, self.lowered.sizes) for row in self._buffers]
+        self._warm: OrderedDict[float, list[Buffer]] = OrderedDict()
+        self._workers: tuple[int, ThreadPoolExecutor] | None = None
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of one cluster's state."""
+        return int(self._buffers.shape[1])
+
+    @property
+    def states(self) -> list[State]:
+        """Views of the live state, one per cluster (for tests and tools; writing is at own risk)."""
+        return self._states
+
+    def warm_starts(self, share: float | None = None) -> list[Buffer]:
+        """Snapshots of a warmed-up cluster, spread over the regime's period.
+
+        Args:
+            share: the EMB share that the cluster was warmed up with; the scenario's by default.
+        """
+        share = self.scenario.episode.initial_share if share is None else float(share)
+        if share not in self._warm:
+            self._warm[share] = self._warm_up(share)
+            if len(self._warm) > POOLS_KEPT:
+                self._warm.popitem(last=False)
+        self._warm.move_to_end(share)
+        return self._warm[share]
+
+    def reset(
+        self,
+        cluster: int,
+        streams: NDArray[np.uint64],
+        start: int = 0,
+        share: float | None = None,
+    ) -> None:
+        """Put a cluster on a warm start and give it fresh random streams.
+
+        Args:
+            cluster: which one.
+            streams: (N_STREAMS,) counter states, see :mod:`helm_gym.seeding`.
+            start: index into :meth:`warm_starts`, modulo their number.
+            share: the EMB share of the warm start.
+        """
+        snapshots = self.warm_starts(share)
+        np.copyto(self._buffers[cluster], snapshots[start % len(snapshots)])
+        self._states[cluster].arrivals.rng[:] = streams
+
+    def step(self, shares: Floats, rows: NDArray[np.bool_] | None = None) -> Telemetry:
+        """Simulate one window.
+
+        Args:
+            shares: (B, M) EMB share per cluster and node.
+            rows: (B,) clusters to step, all by default; the others report zeros.
+        """
+        shares = np.ascontiguousarray(shares, dtype=np.float64)
+        chosen = range(self.clusters) if rows is None else np.flatnonzero(rows).tolist()
+        if self.threads == 1 or len(chosen) == 1:
+            for cluster in chosen:
+                self._step_one(cluster, shares[cluster])
+        else:
+            list(self._pool().map(lambda c: self._step_one(c, shares[c]), chosen))
+        return self._report(chosen)
+
+    def record(self, shares: Floats, cluster: int, capacity: int = 1_000_000) -> Floats:
+        """Simulate one window of one cluster and return every request of it.
+
+        Returns:
+            (R, 6): arrival (s), user, node, latency (s, -1 if shed), KV hit, missing bytes.
+        """
+        rows = np.zeros((capacity, kernel.RECORD_FIELDS))
+        state = self._states[cluster]
+        served = kernel.step(state, self.lowered.params, np.asarray(shares, np.float64), rows)
+        self._check(state)
+        if served > capacity:
+            raise SimulationError(f"{served} requests do not fit a record of {capacity}")
+        return rows[:served]
+
+    def snapshot(self) -> Buffer:
+        """Copy of the state of all clusters, (B, bytes)."""
+        return self._buffers.copy()
+
+    def restore(self, snapshot: Buffer) -> None:
+        """Continue from a :meth:`snapshot` of an equal simulator."""
+        if snapshot.shape != self._buffers.shape:
+            raise ConfigError(
+                f"snapshot has shape {snapshot.shape}, this simulator {self._buffers.shape}; "
+                "it belongs to another scenario or number of clusters"
+            )
+        np.copyto(self._buffers, snapshot)
+
+    def time(self, cluster: int) -> float:
+        """Simulated instant of a cluster (s); the schedule began at 0."""
+        return float(self._states[cluster].arrivals.clock[Clock.NOW])
+
+    def close(self) -> None:
+        """Stop worker threads."""
+        if self._workers is not None:
+            self._workers[1].shutdown(wait=False)
+            self._workers = None
+
+    def _pool(self) -> ThreadPoolExecutor:
+        """Worker threads of this process; a forked child makes its own."""
+        if self._workers is None or self._workers[0] != os.getpid():
+            self._workers = os.getpid(), ThreadPoolExecutor(self.threads)
+        return self._workers[1]
+
+    def _step_one(self, cluster: int, shares: Floats) -> None:
+        state = self._states[cluster]
+        kernel.step(state, self.lowered.params, shares, NO_RECORD)
+        self._check(state)
+
+    def _check(self, state: State) -> None:
+        status = Status(int(state.arrivals.count[Count.STATUS]))
+        if status is not Status.OK:
+            raise SimulationError(
+                f"scenario {self.scenario.name!r}: {REMEDY[status]}; lower workload.load, shorten "
+                "the sessions, or report the scenario as a defect"
+            )
+
+    def _report(self, chosen: range | list[int]) -> Telemetry:
+        node = np.zeros((self.clusters, self.scenario.nodes, N_NODE))
+        cluster = np.full((self.clusters, N_CLUSTER), np.nan)
+        latency = np.zeros((self.clusters, N_BINS), np.uint32)
+        warm = np.zeros((self.clusters, N_BINS), np.uint32)
+        for c in chosen:
+            out = self._states[c].out
+            node[c], cluster[c] = out.node, out.cluster
+            latency[c], warm[c] = out.total, out.warm
+        return Telemetry(node, cluster, latency, warm)
+
+    def _warm_up(self, share: float) -> list[Buffer]:
+        """Simulate from cold caches until they are warm, then through one period."""
+        episode, low = self.scenario.episode, self.lowered
+        window = episode.step_s
+        warm_windows = int(np.ceil(episode.warmup_s / window))
+        begin = -warm_windows * window
+        buffer = np.zeros(self.state_bytes, np.uint8)
+        state = view(buffer, low.sizes)
+        self._begin_cold(state, share, begin)
+        shares = np.full(self.scenario.nodes, share)
+        for _ in range(warm_windows):
+            kernel.step(state, low.params, shares, NO_RECORD)
+        spacing = max(1, round(low.schedule.period_s / episode.warm_starts / window))
+        snapshots = [buffer.copy()]
+        for _ in range(episode.warm_starts - 1):
+            for _ in range(spacing):
+                kernel.step(state, low.params, shares, NO_RECORD)
+            snapshots.append(buffer.copy())
+        self._check(state)
+        return snapshots
+
+    def _begin_cold(self, state: State, share: float, begin: float) -> None:
+        """Sessions in their steady state, empty KV, the EMB pages of the commonest shards full."""
+        low = self.lowered
+        params, source = low.params, low.params.source
+        settle = min(SETTLE_SESSIONS * low.session_s, SETTLE_AT_MOST_S)
+        if source.log_kind:
+            settle, begin = 0.0, 0.0
+        state.arrivals.rng[:] = streams_from_seed(self.scenario.structure_seed)
+        state.users[:] = low.users
+        arrivals.clear(state.arrivals, begin - settle, source.bucket_s)
+        arrivals.draw_start(state.arrivals, source)
+        kernel.fast_forward(state, params, begin)
+        state.arrivals.clock[Clock.NEXT_TICK] = begin + params.cache.tick_s
+        kv_cache.clear(state.kv, params.cache.entries)
+        state.stages.link_free[:] = begin
+        state.stages.gpu_free[:] = begin
+        emb_cache.clear(state.emb, params.cache, begin)
+        for node in range(self.scenario.nodes):
+            kernel.set_share(state, params, node, share, begin)
+            emb_cache.fill_pages(state.emb, params.cache, node)

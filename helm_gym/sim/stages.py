@@ -1,0 +1,63 @@
+"""Service times of one request, and the latency histogram."""
+
+from __future__ import annotations
+
+import math
+
+from helm_gym.sim.compiled import inlined, kernel
+from helm_gym.sim.layout import BINS_PER_OCTAVE, FIRST_OCTAVE, N_BINS, Array
+from helm_gym.sim.params import Cost
+
+
+@inlined
+def gpu_seconds(cost: Cost, new: float, cached: float, candidates: float) -> float:
+    """GPU time of ``new`` history tokens and ``candidates`` on ``cached`` resident tokens (s)."""
+    computed = new + candidates
+    time = cost.gemm_fixed + cost.gemm_token * computed + cost.cross * candidates * new
+    if cached == 0.0:
+        prefill = cost.prefill_fixed + (cost.prefill_square * new + cost.prefill_token) * new
+        return time + prefill + cost.query_token * candidates
+    attend = cost.query_fixed + cost.query_token * computed + cost.cross * computed * cached
+    return time + attend + cost.self_square * new * new
+
+
+@inlined
+def link_seconds(cost: Cost, missing_bytes: float) -> float:
+    """Link time of the missing rows of one request (s)."""
+    return cost.link_latency + missing_bytes * cost.link_byte if missing_bytes > 0.0 else 0.0
+
+
+@inlined
+def latency_bin(latency: float) -> int:
+    """Histogram bin of a latency in seconds; each bin is at most 1/64 of its value wide."""
+    mantissa, exponent = math.frexp(latency)
+    octave = exponent - 1 - FIRST_OCTAVE
+    if octave < 0:
+        return 0
+    return min(octave * BINS_PER_OCTAVE + int((2.0 * mantissa - 1.0) * BINS_PER_OCTAVE), N_BINS - 1)
+
+
+@kernel
+def bin_edge(index: int) -> float:
+    """Lower edge of a bin in seconds."""
+    octave, part = divmod(index, BINS_PER_OCTAVE)
+    return math.ldexp(1.0 + part / BINS_PER_OCTAVE, octave + FIRST_OCTAVE)
+
+
+@kernel
+def quantile(histogram: Array, q: float) -> float:
+    """Quantile of a latency histogram by linear interpolation inside its bin; NaN if empty."""
+    total = 0
+    for i in range(N_BINS):
+        total += histogram[i]
+    if total == 0:
+        return math.nan
+    target = q * total
+    seen = 0.0
+    for i in range(N_BINS):
+        count = float(histogram[i])
+        if count > 0.0 and seen + count >= target:
+            low = bin_edge(i)
+            return low + (bin_edge(i + 1) - low) * (target - seen) / count
+        seen += count
+    return bin_edge(N_BINS)

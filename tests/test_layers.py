@@ -1,0 +1,296 @@
+"""Reads the imports of the library's source files and proves that dependencies point down.
+
+An import is of one of three kinds: at module level, for type checkers only (under
+TYPE_CHECKING), or lazy (inside a function, run when it is called).
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+Kind = Literal["module", "typing", "lazy"]
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+# Where each package's files lie; a longer name wins over a shorter one.
+FOLDERS = {
+    "helm_gym": CHECKOUT / "helm_gym",
+    "helm_gym.envs": CHECKOUT / "envs",
+    "helm_gym.agents": CHECKOUT / "agents",
+    "helm_gym.baselines": CHECKOUT / "baselines",
+}
+# A module has the layer of its longest prefix here. A new room is entered by hand, on purpose.
+LAYERS = {
+    "helm_gym._version": 0,
+    "helm_gym.errors": 0,
+    "helm_gym.seeding": 0,
+    "helm_gym.units": 0,
+    "helm_gym.quantity": 1,
+    "helm_gym.config": 1,
+    "helm_gym.config_workload": 1,
+    "helm_gym.hardware": 1,
+    "helm_gym.scenarios": 1,
+    "helm_gym.workload": 2,
+    "helm_gym.sim": 2,
+    "helm_gym.metrics": 3,
+    "helm_gym.policy": 3,
+    "helm_gym.envs": 4,
+    "helm_gym.baselines": 5,
+    "helm_gym.agents": 6,
+    "helm_gym.cli": 7,
+    "helm_gym.__main__": 7,
+}
+LEARNING = {"torch", "stable_baselines3"}
+# Names that belong to other distributions: ours live inside helm_gym.
+FOREIGN = {"envs", "agents", "baselines"}
+
+
+@dataclass(frozen=True)
+class Import:
+    importer: str
+    target: str
+    kind: Kind
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.importer}, line {self.line}: imports {self.target} ({self.kind})"
+
+
+def within(module: str, *packages: str) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def layer(module: str) -> int | None:
+    """The layer of a library module, or None if the table does not know it."""
+    if module == "helm_gym":  # holds exports of layer 0 only: test_the_root_imports_little
+        return 0
+    known = [name for name in LAYERS if within(module, name)]
+    return LAYERS[max(known, key=len)] if known else None
+
+
+def library_files() -> dict[str, Path]:
+    """Dotted name -> file of every library module."""
+    files = {}
+    for package, folder in FOLDERS.items():
+        for path in folder.rglob("*.py"):
+            parts = path.relative_to(folder).with_suffix("").parts
+            parts = parts[:-1] if parts[-1] == "__init__" else parts
+            files[".".join((package, *parts))] = path
+    return files
+
+
+FILES = library_files()
+
+
+class ImportReader(ast.NodeVisitor):
+    """Collects the imports of one file, each with its kind."""
+
+    def __init__(self, importer: str, is_package: bool) -> None:
+        self.importer = importer
+        self.package = importer if is_package else importer.rpartition(".")[0]
+        self.kind: Kind = "module"
+        self.found: list[Import] = []
+
+    def add(self, target: str, line: int) -> None:
+        self.found.append(Import(self.importer, target, self.kind, line))
+
+    def inside(self, kind: Kind, nodes: Iterable[ast.AST]) -> None:
+        before, self.kind = self.kind, kind
+        for node in nodes:
+            self.visit(node)
+        self.kind = before
+
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        self.inside("lazy", node.body)
+
+    visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815
+
+    def visit_If(self, node: ast.If) -> None:
+        if ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            self.inside("typing", node.body)
+            self.inside(self.kind, node.orelse)
+        else:
+            self.generic_visit(node)
+
+    def visit_Import(self, node: ast.Import) -> None:
+        for name in node.names:
+            self.add(name.name, node.lineno)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        base = node.module or ""
+        if node.level:
+            parts = self.package.split(".")
+            above = parts[: len(parts) - node.level + 1]
+            base = ".".join([*above, base] if base else above)
+        for name in node.names:
+            # "from helm_gym import config" reaches the module, not only the package.
+            submodule = f"{base}.{name.name}"
+            is_module = submodule in FILES or submodule in LAYERS
+            self.add(submodule if is_module else base, node.lineno)
+
+
+def imports_in(source: str, importer: str, is_package: bool = False) -> list[Import]:
+    reader = ImportReader(importer, is_package)
+    reader.visit(ast.parse(source))
+    return reader.found
+
+
+def library_imports() -> list[Import]:
+    return [
+        found
+        for module, path in FILES.items()
+        for found in imports_in(path.read_text("utf-8"), module, path.name == "__init__.py")
+    ]
+
+
+# Each rule answers: does this import break it?
+
+
+def points_up(found: Import) -> bool:
+    if within(found.importer, "helm_gym.cli") or not within(found.target, "helm_gym"):
+        return False
+    baseline_loads_agent = within(found.importer, "helm_gym.baselines") and within(
+        found.target, "helm_gym.agents"
+    )
+    if baseline_loads_agent and found.kind != "module":  # policy specs name agents
+        return False
+    above, below = layer(found.importer), layer(found.target)
+    return above is not None and (below is None or below > above)
+
+
+def makes_the_cli_slow(found: Import) -> bool:
+    if not within(found.importer, "helm_gym.cli") or not within(found.target, "helm_gym"):
+        return False
+    return found.kind == "module" and not (
+        layer(found.target) == 0 or within(found.target, "helm_gym.cli")
+    )
+
+
+def loads_the_root(found: Import) -> bool:
+    if found.importer != "helm_gym" or found.kind == "typing":
+        return False
+    if within(found.target, "helm_gym"):
+        return layer(found.target) != 0
+    top = found.target.split(".")[0]
+    return top not in sys.stdlib_module_names and top != "gymnasium"
+
+
+def needs_learning_libraries(found: Import) -> bool:
+    if not within(found.target, *LEARNING) or within(found.importer, "helm_gym.agents"):
+        return False
+    lazy_is_enough = within(found.importer, "helm_gym.envs", "helm_gym.baselines")
+    return found.kind == "module" or not lazy_is_enough
+
+
+def takes_a_foreign_name(found: Import) -> bool:
+    return within(found.target, *FOREIGN)
+
+
+def broken(rule: Callable[[Import], bool], imports: Iterable[Import]) -> list[str]:
+    return [str(found) for found in imports if rule(found)]
+
+
+def test_every_module_has_a_layer() -> None:
+    assert [module for module in FILES if layer(module) is None] == []
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        points_up,
+        makes_the_cli_slow,
+        loads_the_root,
+        needs_learning_libraries,
+        takes_a_foreign_name,
+    ],
+    ids=lambda rule: rule.__name__,
+)
+def test_no_library_import_breaks_a_rule(rule: Callable[[Import], bool]) -> None:
+    imports = library_imports()
+    assert imports, "no library file was found, so nothing would be proven"
+    assert broken(rule, imports) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "importer", "source"),
+    [
+        (points_up, "helm_gym.sim.kernel", "from helm_gym.envs.reward import terms"),
+        (points_up, "helm_gym.errors", "from helm_gym import config"),
+        (points_up, "helm_gym.sim.kernel", "from ..envs import reward"),
+        (points_up, "helm_gym.metrics", "def f():\n    import helm_gym.agents"),
+        (points_up, "helm_gym.envs.x", "if TYPE_CHECKING:\n    import helm_gym.agents"),
+        (points_up, "helm_gym.baselines.x", "import helm_gym.agents"),
+        (points_up, "helm_gym.agents.x", "import helm_gym.cli"),
+        (points_up, "helm_gym.envs.x", "import helm_gym.a_room_not_in_the_table"),
+        (makes_the_cli_slow, "helm_gym.cli", "from helm_gym.envs import x"),
+        (loads_the_root, "helm_gym", "from helm_gym.config import Scenario"),
+        (loads_the_root, "helm_gym", "import numpy"),
+        (needs_learning_libraries, "helm_gym.sim.x", "def f():\n    import torch"),
+        (needs_learning_libraries, "helm_gym.envs.x", "class A:\n    import torch.nn"),
+        (needs_learning_libraries, "helm_gym.baselines.x", "from stable_baselines3 import PPO"),
+        (takes_a_foreign_name, "test_x", "def f():\n    from agents.train import main"),
+    ],
+)
+def test_a_planted_fault_is_found(
+    rule: Callable[[Import], bool], importer: str, source: str
+) -> None:
+    assert broken(rule, imports_in(source, importer))
+
+
+@pytest.mark.parametrize(
+    ("rule", "importer", "source"),
+    [
+        (points_up, "helm_gym.envs.x", "from helm_gym import errors\nfrom . import y"),
+        (points_up, "helm_gym.baselines.x", "def f():\n    import helm_gym.agents"),
+        (points_up, "helm_gym.cli", "def f():\n    import helm_gym.agents"),
+        (makes_the_cli_slow, "helm_gym.cli", "def f():\n    import helm_gym.agents"),
+        (makes_the_cli_slow, "helm_gym.cli", "from helm_gym.errors import HelmGymError"),
+        (loads_the_root, "helm_gym", "from gymnasium.envs.registration import register"),
+        (needs_learning_libraries, "helm_gym.envs.x", "def f():\n    import torch"),
+        (needs_learning_libraries, "helm_gym.envs.x", "if TYPE_CHECKING:\n    import torch"),
+        (needs_learning_libraries, "helm_gym.agents.x", "import torch"),
+        (takes_a_foreign_name, "helm_gym.cli", "from helm_gym import agents"),
+    ],
+)
+def test_an_allowed_import_passes(
+    rule: Callable[[Import], bool], importer: str, source: str
+) -> None:
+    assert broken(rule, imports_in(source, importer)) == []
+
+
+def other_python() -> Iterator[tuple[str, str]]:
+    """(name, source) of the tests and of the notebooks' code cells."""
+    for path in sorted((CHECKOUT / "tests").rglob("*.py")):
+        yield path.name, path.read_text("utf-8")
+    for path in sorted((CHECKOUT / "notebooks").rglob("*.ipynb")):
+        cells = json.loads(path.read_text("utf-8"))["cells"]
+        code = "\n".join(
+            "".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"
+        )
+        # Lines that start with % or ! are IPython's, not Python's.
+        lines = [line for line in code.splitlines() if not line.startswith(("%", "!"))]
+        yield path.name, "\n".join(lines)
+
+
+def test_tests_and_notebooks_import_ours_through_helm_gym() -> None:
+    for name, source in other_python():
+        assert broken(takes_a_foreign_name, imports_in(source, name)) == []
+
+
+def test_importing_helm_gym_loads_no_learning_library(tmp_path: Path) -> None:
+    code = "import sys, helm_gym; print(*sorted(sys.modules))"
+    # Run elsewhere: in the checkout, "helm_gym" could be found without being installed.
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    loaded = set(ran.stdout.split())
+    assert "helm_gym" in loaded
+    assert loaded & LEARNING == set()
