@@ -101,7 +101,11 @@ class Router(Frozen):
     load_weight: float | None = Field(default=None, ge=0)
     affinity_bonus: Number = Field(
         default_factory=lambda: Quantity(
-            value=0.05, source="assumed; HELM names a bonus, not its size", assumed=True, low=0, high=0.5
+            value=0.05,
+            source="assumed; HELM names a bonus, not its size",
+            assumed=True,
+            low=0,
+            high=0.5,
         )
     )
     overload: Number = Field(
@@ -219,7 +223,11 @@ def _assign(data: dict[str, Any], path: str, value: Any) -> None:
             raise ConfigError(f"{path}: {'.'.join(parents[: depth + 1])} has no settings below it")
     if isinstance(node, list):
         node[int(last)] = value
-    elif isinstance(node.get(last), dict) and "value" in node[last] and isinstance(value, (int, float)):
+    elif (
+        isinstance(node.get(last), dict)
+        and "value" in node[last]
+        and isinstance(value, (int, float))
+    ):
         node[last] = {**node[last], "value": value, "low": None, "high": None}
     else:
         node[last] = value

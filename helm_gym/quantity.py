@@ -65,7 +65,13 @@ def _from_number(data: Any) -> Any:
 
 def _positive(quantity: Any) -> Any:
     data = _from_number(quantity)
-    value = data.value if isinstance(data, Quantity) else data.get("value") if isinstance(data, Mapping) else None
+    value = (
+        data.value
+        if isinstance(data, Quantity)
+        else data.get("value")
+        if isinstance(data, Mapping)
+        else None
+    )
     if isinstance(value, (int, float)) and not value > 0:
         raise ValueError(f"must be greater than 0, got {value:g}")
     return data

@@ -42,4 +42,5 @@ def draw_streams(rng: np.random.Generator) -> NDArray[np.uint64]:
 
 def streams_from_seed(seed: int) -> NDArray[np.uint64]:
     """Stream states for a plain integer seed (used where there is no environment)."""
-    return np.random.SeedSequence(seed).generate_state(N_STREAMS, np.uint64)
+    words = np.random.SeedSequence(seed).generate_state(N_STREAMS, np.uint64)
+    return words.astype(np.uint64)

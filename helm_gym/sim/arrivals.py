@@ -20,8 +20,8 @@ INTERACTIONS = 1  # Source.log_kind of a log with users
 def clear(arrivals: Arrivals, now: float, bucket_s: float) -> None:
     """Forget all sessions and set the clock."""
     arrivals.clock[:] = now
-    arrivals.count[:] = 0
-    arrivals.count[Count.BUCKET] = math.floor(now / bucket_s)
+    arrivals.tally[:] = 0
+    arrivals.tally[Count.BUCKET] = math.floor(now / bucket_s)
     arrivals.bucket[:] = -1
     sessions = arrivals.sessions
     for i in range(sessions.size):
@@ -32,7 +32,7 @@ def clear(arrivals: Arrivals, now: float, bucket_s: float) -> None:
 @inlined
 def cell(source: Source, time: float) -> int:
     """Schedule cell of an instant; the schedule repeats."""
-    return int(math.floor(time / source.cell_s)) % source.starts.size
+    return math.floor(time / source.cell_s) % source.starts.size
 
 
 @kernel
@@ -40,7 +40,7 @@ def draw_start(arrivals: Arrivals, source: Source) -> None:
     """Set the instant of the next session start."""
     clock = arrivals.clock
     if source.log_kind > 0:
-        position = arrivals.count[Count.LOG_POSITION]
+        position = arrivals.tally[Count.LOG_POSITION]
         lap, row = divmod(position, source.log_time.size)
         clock[Clock.NEXT_START] = source.log_time[row] + lap * source.log_period
         return
@@ -110,8 +110,8 @@ def draw_gap(arrivals: Arrivals, source: Source, surface: int) -> float:
 @inlined
 def _file(arrivals: Arrivals, source: Source, slot: int) -> None:
     """Put a session where its next request will be found."""
-    sessions, count = arrivals.sessions, arrivals.count
-    bucket = int(math.floor(sessions[slot].time / source.bucket_s))
+    sessions, count = arrivals.sessions, arrivals.tally
+    bucket = math.floor(sessions[slot].time / source.bucket_s)
     ahead = bucket - count[Count.BUCKET]
     if ahead <= 0:
         _insert_open(arrivals, slot)
@@ -126,7 +126,7 @@ def _file(arrivals: Arrivals, source: Source, slot: int) -> None:
 @inlined
 def _insert_open(arrivals: Arrivals, slot: int) -> None:
     """Insert into the open bucket, kept with the earliest request last."""
-    sessions, count, open_slot = arrivals.sessions, arrivals.count, arrivals.open_slot
+    sessions, count, open_slot = arrivals.sessions, arrivals.tally, arrivals.open_slot
     n = count[Count.OPEN]
     if n == open_slot.size:
         count[Count.STATUS] = Status.BUCKET_FULL
@@ -142,7 +142,7 @@ def _insert_open(arrivals: Arrivals, slot: int) -> None:
 @kernel
 def _open_until(arrivals: Arrivals, source: Source, until: float) -> None:
     """Open buckets until one has an entry, or the next one begins after ``until``."""
-    sessions, count = arrivals.sessions, arrivals.count
+    sessions, count = arrivals.sessions, arrivals.tally
     while count[Count.OPEN] == 0 and (count[Count.BUCKET] + 1) * source.bucket_s <= until:
         count[Count.BUCKET] += 1
         place = count[Count.BUCKET] & (arrivals.bucket.size - 1)
@@ -161,8 +161,10 @@ def peek(arrivals: Arrivals, source: Source, until: float) -> float:
     if source.log_kind == INTERACTIONS:
         return start
     _open_until(arrivals, source, min(until, start))
-    if arrivals.count[Count.OPEN] > 0:
-        return min(start, arrivals.sessions[arrivals.open_slot[arrivals.count[Count.OPEN] - 1]].time)
+    if arrivals.tally[Count.OPEN] > 0:
+        return min(
+            start, arrivals.sessions[arrivals.open_slot[arrivals.tally[Count.OPEN] - 1]].time
+        )
     return start
 
 
@@ -173,22 +175,22 @@ def _begin_session(
     """First request of a session: user, group, surface, True; the rest is filed."""
     surface = draw_surface(arrivals, source, time)
     if source.log_kind == INTERACTIONS:
-        row = arrivals.count[Count.LOG_POSITION] % source.log_time.size
+        row = arrivals.tally[Count.LOG_POSITION] % source.log_time.size
         user = source.log_user[row]
-        arrivals.count[Count.LOG_POSITION] += 1
+        arrivals.tally[Count.LOG_POSITION] += 1
         draw_start(arrivals, source)
         return user, users[user].group, surface, source.log_first[row] == 1
     user, group = draw_user(arrivals, users, source, time)
     left = draw_length(arrivals, source, surface)
-    arrivals.count[Count.LOG_POSITION] += 1
+    arrivals.tally[Count.LOG_POSITION] += 1
     draw_start(arrivals, source)
     if left > 1:
-        slot = arrivals.count[Count.FREE]
+        slot = arrivals.tally[Count.FREE]
         if slot < 0:
-            arrivals.count[Count.STATUS] = Status.SESSIONS_FULL
+            arrivals.tally[Count.STATUS] = Status.SESSIONS_FULL
             return user, group, surface, True
         session = arrivals.sessions[slot]
-        arrivals.count[Count.FREE] = session.next
+        arrivals.tally[Count.FREE] = session.next
         session.time = time + draw_gap(arrivals, source, surface)
         session.user = user
         session.group = group
@@ -207,8 +209,11 @@ def take(
     Returns:
         User, interest group, surface, and whether it is the first of its session.
     """
-    count = arrivals.count
-    if count[Count.OPEN] == 0 or arrivals.sessions[arrivals.open_slot[count[Count.OPEN] - 1]].time > time:
+    count = arrivals.tally
+    if (
+        count[Count.OPEN] == 0
+        or arrivals.sessions[arrivals.open_slot[count[Count.OPEN] - 1]].time > time
+    ):
         return _begin_session(arrivals, users, source, time)
     count[Count.OPEN] -= 1
     slot = arrivals.open_slot[count[Count.OPEN]]

@@ -30,16 +30,15 @@ CACHE_FOLDER = _cache_folder()
 
 
 def _compile(function: FunctionT, **options: bool) -> FunctionT:
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(CACHE_FOLDER)
+    settings: Any = numba.config  # its options are set at import and invisible to type checkers
+    before, settings.CACHE_DIR = settings.CACHE_DIR, str(CACHE_FOLDER)
     try:
         # Without the runtime's reference counts (nothing here allocates) a request is six times
         # cheaper: every call that takes the state would touch some fifty counters atomically.
-        compiled = numba.njit(
-            cache=True, nogil=True, error_model="numpy", _nrt=False, **options
-        )(function)
+        jit: Any = numba.njit  # its stub does not know _nrt
+        compiled = jit(cache=True, nogil=True, error_model="numpy", _nrt=False, **options)(function)
     finally:
-        numba.config.CACHE_DIR = before  # the user's own functions keep their folder
+        settings.CACHE_DIR = before  # the user's own functions keep their folder
     return cast(FunctionT, compiled)
 
 

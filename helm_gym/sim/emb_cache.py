@@ -23,6 +23,7 @@ def set_fill(emb: Emb, weights: Array, node: int, shard: int, fill: float) -> No
     change = fill - emb.fill[node, shard]
     if change == 0.0:
         return
+    emb.full[node] += int(fill >= 1.0) - int(emb.fill[node, shard] >= 1.0)
     emb.fill[node, shard] = fill
     for k in range(weights.shape[0]):
         for g in range(weights.shape[2]):
@@ -133,7 +134,7 @@ def _finish_copy(emb: Emb, cache: Cache, node: int) -> None:
     _pop(emb, node)
 
 
-@inlined
+@kernel
 def refill(
     emb: Emb, stages: Stages, cache: Cache, cost: Cost, node: int, now: float
 ) -> tuple[float, int]:
@@ -198,6 +199,15 @@ def _spread(seen: Array, lookups: Array, weights: Array, part: float) -> None:
 
 
 @kernel
+def _fill_by_misses(emb: Emb, cache: Cache, node: int) -> None:
+    """Let pages take up the rows that misses brought since the last tick."""
+    for s in range(emb.fill.shape[1]):
+        if emb.paged[node, s] == 1 and emb.fill[node, s] < 1.0:
+            empty = (1.0 - emb.fill[node, s]) * math.exp(-emb.seen[s] / cache.shard_bytes)
+            set_fill(emb, cache.weights, node, s, 1.0 - empty)
+
+
+@kernel
 def tick(
     emb: Emb, stages: Stages, cache: Cache, cost: Cost, node: int, now: float, drift: float
 ) -> tuple[float, int]:
@@ -207,11 +217,11 @@ def tick(
         Link seconds booked at once (naive mode), and the number of swaps.
     """
     _fold_lookups(emb, cache, node, drift)
-    for s in range(emb.heat.shape[1]):
-        emb.heat[node, s] = emb.heat[node, s] * cache.heat_keep + emb.seen[s]
-        if emb.paged[node, s] == 1 and emb.fill[node, s] < 1.0:
-            empty = (1.0 - emb.fill[node, s]) * math.exp(-emb.seen[s] / cache.shard_bytes)
-            set_fill(emb, cache.weights, node, s, 1.0 - empty)
+    heat, seen = emb.heat[node], emb.seen
+    for s in range(heat.size):
+        heat[s] = heat[s] * cache.heat_keep + seen[s]
+    if cache.row_lru or emb.full[node] < emb.pages[node]:
+        _fill_by_misses(emb, cache, node)
     if cache.row_lru:
         _age_rows(emb, cache, node)
         emb.coldest[node] = _row_marginal(emb, cache, node)
@@ -288,7 +298,7 @@ def clear(emb: Emb, cache: Cache, now: float) -> None:
         array[:] = 0.0
     for flags in (emb.paged, emb.queued):
         flags[:] = 0
-    for level in (emb.pages, emb.capacity, emb.head, emb.waiting):
+    for level in (emb.pages, emb.full, emb.capacity, emb.head, emb.waiting):
         level[:] = 0
     emb.queue[:] = 0
     emb.readout[:] = 0.0

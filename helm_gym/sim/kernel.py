@@ -63,7 +63,7 @@ def book_refill(sums: Array, link_s: float, params: Params) -> None:
     sums[Node.REFILL_BYTES] += link_s * params.cost.refill_rate
 
 
-@inlined
+@kernel
 def advance_refill(state: State, params: Params, node: int, now: float) -> None:
     """Let refill use the link time that misses left before ``now``."""
     copied, loads = refill(state.emb, state.stages, params.cache, params.cost, node, now)
@@ -101,7 +101,9 @@ def _note_ghost(
 
 
 @inlined
-def _admit(state: State, params: Params, node: int, latency: float, done: float, warm: bool) -> None:
+def _admit(
+    state: State, params: Params, node: int, latency: float, done: float, warm: bool
+) -> None:
     """Book a served request in histograms and completions."""
     out, routing = state.out, params.routing
     index = latency_bin(latency)
@@ -128,11 +130,12 @@ def _serve_on(
     cache, cost, routing = params.cache, params.cost, params.routing
     stages, kv, sums = state.stages, state.kv, state.out.node[node]
     time = request.time
-    advance_refill(state, params, node, time)
+    if state.emb.waiting[node] > 0:
+        advance_refill(state, params, node, time)
     held = resident(kv, request.user, node)
     gpu, wanted = request.gpu_miss, request.bytes_miss
     if held:
-        known = kv.tokens[find(kv, request.user, node, cache.entries)]
+        known = kv.entry[find(kv, request.user, node, cache.entries)].tokens
         new = max(history - known, fresh)
         gpu, wanted = request.gpu_hit, request.bytes_hit
         if new != fresh:  # the user was served elsewhere in between
@@ -201,9 +204,15 @@ def serve(
         history * cache.history_row_bytes + scored,
         1.0 - math.exp(-source.drift_rate * max(0.0, time)) if source.drift_rate > 0.0 else 0.0,
     )
-    count = state.arrivals.count
+    count = state.arrivals.tally
     node = choose(
-        state.kv, state.emb, state.stages, cost, params.routing, request, count[Count.ROUND_ROBIN]
+        state.kv,
+        state.emb,
+        state.stages,
+        cost,
+        params.routing,
+        request,
+        count[Count.ROUND_ROBIN],
     )
     count[Count.ROUND_ROBIN] += 1
     sums = state.out.node[node]
@@ -253,7 +262,7 @@ def run_requests(state: State, params: Params, until: float, record: Array) -> i
     arrivals, source = state.arrivals, params.source
     clock, tick_s = arrivals.clock, params.cache.tick_s
     served = 0
-    while arrivals.count[Count.STATUS] == 0:
+    while arrivals.tally[Count.STATUS] == 0:
         time = peek(arrivals, source, until)
         due = min(time, until)
         while clock[Clock.NEXT_TICK] <= due:
@@ -272,7 +281,7 @@ def run_requests(state: State, params: Params, until: float, record: Array) -> i
 def fast_forward(state: State, params: Params, until: float) -> None:
     """Let sessions come and go without serving anything, to reach their steady state."""
     arrivals = state.arrivals
-    while arrivals.count[Count.STATUS] == 0:
+    while arrivals.tally[Count.STATUS] == 0:
         time = peek(arrivals, params.source, until)
         if time >= until:
             break
@@ -297,7 +306,7 @@ def close_window(state: State, params: Params, served: int, until: float) -> Non
         sums[Node.EMB_BYTES] = _emb_bytes(state, params, n)
         sums[Node.KV_BYTES] = kv.used[n] * cache.block_bytes
         sums[Node.SHARE] = stages.share[n]
-    count = state.arrivals.count
+    count = state.arrivals.tally
     count[Count.OFFERED] += served
     count[Count.SHED] += int(shed)
     count[Count.COMPLETED] += out.pending[0]
@@ -358,4 +367,3 @@ def step(state: State, params: Params, shares: Array, record: Array) -> int:
     served = run_requests(state, params, until, record)
     close_window(state, params, served, until)
     return served
-

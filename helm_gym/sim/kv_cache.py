@@ -17,7 +17,6 @@ from helm_gym.sim.rng import mix64
 def clear(kv: Kv, entries: int) -> None:
     """Empty the caches of all nodes."""
     kv.mask[:] = np.uint64(0)
-    kv.owner[:] = -1
     kv.table[:] = -1
     kv.used[:] = 0
     kv.inserted[:] = 0.0
@@ -27,8 +26,9 @@ def clear(kv: Kv, entries: int) -> None:
         first = node * entries
         kv.free[node] = first
         for e in range(first, first + entries):
-            kv.newer[e] = e + 1
-        kv.newer[first + entries - 1] = -1
+            kv.entry[e].owner = -1
+            kv.entry[e].newer = e + 1
+        kv.entry[first + entries - 1].newer = -1
 
 
 @inlined
@@ -41,7 +41,7 @@ def resident(kv: Kv, user: int, node: int) -> bool:
 @inlined
 def _home(kv: Kv, user: int, node: int) -> int:
     key = np.uint64(user) * np.uint64(2048) + np.uint64(node)
-    return np.int64(mix64(key) & np.uint64(kv.table.size - 1))
+    return int(np.int64(mix64(key) & np.uint64(kv.table.size - 1)))
 
 
 @inlined
@@ -51,7 +51,7 @@ def find(kv: Kv, user: int, node: int, entries: int) -> int:
     slot = _home(kv, user, node)
     while True:
         entry = kv.table[slot]
-        if kv.owner[entry] == user and entry // entries == node:
+        if kv.entry[entry].owner == user and entry // entries == node:
             return entry
         slot = (slot + 1) & wrap
 
@@ -78,7 +78,7 @@ def _hash_remove(kv: Kv, user: int, node: int, entry: int, entries: int) -> None
         other = kv.table[slot]
         if other < 0:
             break
-        home = _home(kv, kv.owner[other], other // entries)
+        home = _home(kv, kv.entry[other].owner, other // entries)
         if ((slot - home) & wrap) >= ((slot - hole) & wrap):
             kv.table[hole] = other
             hole = slot
@@ -87,13 +87,13 @@ def _hash_remove(kv: Kv, user: int, node: int, entry: int, entries: int) -> None
 
 @inlined
 def _unlink(kv: Kv, node: int, entry: int) -> None:
-    newer, older = kv.newer[entry], kv.older[entry]
+    newer, older = kv.entry[entry].newer, kv.entry[entry].older
     if newer >= 0:
-        kv.older[newer] = older
+        kv.entry[newer].older = older
     else:
         kv.newest[node] = older
     if older >= 0:
-        kv.newer[older] = newer
+        kv.entry[older].newer = newer
     else:
         kv.oldest[node] = newer
 
@@ -101,10 +101,10 @@ def _unlink(kv: Kv, node: int, entry: int) -> None:
 @inlined
 def _push_newest(kv: Kv, node: int, entry: int) -> None:
     top = kv.newest[node]
-    kv.newer[entry] = -1
-    kv.older[entry] = top
+    kv.entry[entry].newer = -1
+    kv.entry[entry].older = top
     if top >= 0:
-        kv.newer[top] = entry
+        kv.entry[top].newer = entry
     else:
         kv.oldest[node] = entry
     kv.newest[node] = entry
@@ -114,17 +114,17 @@ def _push_newest(kv: Kv, node: int, entry: int) -> None:
 def _evict_oldest(kv: Kv, users: Array, node: int, entries: int) -> int:
     """Evict the least recently used user of a node; return the blocks freed."""
     entry = kv.oldest[node]
-    user = kv.owner[entry]
+    user = kv.entry[entry].owner
     _unlink(kv, node, entry)
     _hash_remove(kv, user, node, entry, entries)
     kv.mask[user, node >> 6] &= ~(np.uint64(1) << np.uint64(node & 63))
     users[user].evicted_node = node
     users[user].evicted_clock = kv.inserted[node]
-    kv.owner[entry] = -1
-    kv.newer[entry] = kv.free[node]
+    kv.entry[entry].owner = -1
+    kv.entry[entry].newer = kv.free[node]
     kv.free[node] = entry
-    kv.used[node] -= kv.blocks[entry]
-    return kv.blocks[entry]
+    kv.used[node] -= kv.entry[entry].blocks
+    return kv.entry[entry].blocks
 
 
 @kernel
@@ -150,7 +150,7 @@ def store(
     entry = find(kv, user, node, entries) if held else -1
     if need > kv.capacity[node]:
         return 0
-    grown = need - (kv.blocks[entry] if held else 0)
+    grown = need - (kv.entry[entry].blocks if held else 0)
     if held:
         _unlink(kv, node, entry)
         _push_newest(kv, node, entry)
@@ -159,13 +159,13 @@ def store(
         evicted += _evict_oldest(kv, users, node, entries)
     if not held:
         entry = kv.free[node]
-        kv.free[node] = kv.newer[entry]
-        kv.owner[entry] = user
+        kv.free[node] = kv.entry[entry].newer
+        kv.entry[entry].owner = user
         kv.mask[user, node >> 6] |= np.uint64(1) << np.uint64(node & 63)
         _hash_insert(kv, user, node, entry)
         _push_newest(kv, node, entry)
-    kv.blocks[entry] = need
-    kv.tokens[entry] = tokens
+    kv.entry[entry].blocks = need
+    kv.entry[entry].tokens = tokens
     kv.used[node] += grown
     kv.inserted[node] += grown
     return evicted

@@ -45,6 +45,16 @@ USER = np.dtype(
     align=True,
 )
 
+ENTRY = np.dtype(
+    [
+        ("owner", "i4"),  # user, -1 if free
+        ("blocks", "i4"),
+        ("tokens", "i4"),  # history length that is cached
+        ("newer", "i4"),  # LRU neighbours, -1 at the ends; `newer` chains the free list
+        ("older", "i4"),
+    ]
+)
+
 BINS_PER_OCTAVE = 64
 FIRST_OCTAVE = -17  # latencies below 2**-17 s (8 us) share the first bin
 OCTAVES = 24  # up to 2**7 s
@@ -112,7 +122,7 @@ class Clock(IntEnum):
 
 
 class Count(IntEnum):
-    """Entries of ``Arrivals.count``: integers of the request source."""
+    """Entries of ``Arrivals.tally``: integers of the request source."""
 
     BUCKET = 0  # calendar bucket that is open
     OPEN = 1  # entries in the open bucket
@@ -139,7 +149,7 @@ class Arrivals(NamedTuple):
 
     rng: Array  # (N_STREAMS,) u8
     clock: Array  # (3,) f8
-    count: Array  # (9,) i8
+    tally: Array  # (9,) i8
     sessions: Array  # (Q,) SESSION
     bucket: Array  # (K,) i4 first session slot of each calendar bucket
     open_slot: Array  # (C,) i4 slots of the open bucket, latest first
@@ -149,11 +159,7 @@ class Kv(NamedTuple):
     """KV cache: LRU over users on each node, and a hash from (user, node) to entry."""
 
     mask: Array  # (U, W) u8 bit n of user u: resident on node n
-    owner: Array  # (M*E,) i4 user of an entry, -1 if free
-    blocks: Array  # (M*E,) i4
-    tokens: Array  # (M*E,) i4 history length that is cached
-    newer: Array  # (M*E,) i4 LRU neighbours, -1 at the ends; `newer` chains the free list
-    older: Array  # (M*E,) i4
+    entry: Array  # (M*E,) ENTRY; node n owns [n*E, (n+1)*E)
     newest: Array  # (M,) i4
     oldest: Array  # (M,) i4
     free: Array  # (M,) i4 head of the free list
@@ -174,6 +180,7 @@ class Emb(NamedTuple):
     seen: Array  # (S,) f8 scratch of the tick: bytes looked up per shard
     readout: Array  # (3, G, M) f8 expected hit rate now, after drift, and over the hottest shards
     pages: Array  # (M,) i8 pages in use
+    full: Array  # (M,) i8 of them, completely resident
     capacity: Array  # (M,) i8 pages
     coldest: Array  # (M,) f8 look-up bytes/s of the hottest shard without a page
     queue: Array  # (M, S) i4 ring of shards to refill, hottest first
@@ -238,31 +245,56 @@ class Sizes(NamedTuple):
         return 1 << int(2 * self.nodes * self.kv_entries - 1).bit_length()
 
 
-def _fields(z: Sizes) -> dict[str, list[tuple[Any, tuple[int, ...]]]]:
+Field = tuple[Any, tuple[int, ...]]  # dtype and shape
+
+
+def _fields(z: Sizes) -> dict[str, dict[str, Field]]:
+    """Dtype and shape of every array, by room and by the name it has there."""
     m, s, g, e = z.nodes, z.shards, z.groups, z.nodes * z.kv_entries
-    f8, i8, i4, u1 = np.float64, np.int64, np.int32, np.uint8
+    f8, i8, i4, u1, u4, u8 = np.float64, np.int64, np.int32, np.uint8, np.uint32, np.uint64
     return {
-        "arrivals": [
-            (np.uint64, (N_STREAMS,)), (f8, (len(Clock),)), (i8, (len(Count),)),
-            (SESSION, (z.sessions,)), (i4, (z.buckets,)), (i4, (z.open_bucket,)),
-        ],
-        "users": [(USER, (z.users,))],
-        "kv": [
-            (np.uint64, (z.users, z.mask_words)), (i4, (e,)), (i4, (e,)), (i4, (e,)), (i4, (e,)),
-            (i4, (e,)), (i4, (m,)), (i4, (m,)), (i4, (m,)), (i8, (m,)), (i8, (m,)), (f8, (m,)),
-            (i4, (z.table,)),
-        ],
-        "emb": [
-            (f8, (m, s)), (u1, (m, s)), (u1, (m, s)), (f8, (m, s)), (f8, (m, g)), (f8, (s,)),
-            (f8, (3, g, m)), (i8, (m,)), (i8, (m,)), (f8, (m,)), (i4, (m, s)), (f8, (m, s)), (i8, (m,)), (i8, (m,)),
-            (f8, (m,)), (f8, (m,)),
-        ],
-        "stages": [(f8, (m,))] * 4,
-        "out": [
-            (f8, (m, N_NODE)), (f8, (N_CLUSTER,)), (np.uint32, (m, N_BINS)),
-            (np.uint32, (N_BINS,)), (np.uint32, (N_BINS,)), (i8, (PENDING_WINDOWS,)),
-        ],
-    }  # fmt: skip
+        "arrivals": {
+            "rng": (u8, (N_STREAMS,)),
+            "clock": (f8, (len(Clock),)),
+            "tally": (i8, (len(Count),)),
+            "sessions": (SESSION, (z.sessions,)),
+            "bucket": (i4, (z.buckets,)),
+            "open_slot": (i4, (z.open_bucket,)),
+        },
+        "users": {"users": (USER, (z.users,))},
+        "kv": {
+            "mask": (u8, (z.users, z.mask_words)),
+            "entry": (ENTRY, (e,)),
+            **dict.fromkeys(("newest", "oldest", "free"), (i4, (m,))),
+            **dict.fromkeys(("used", "capacity"), (i8, (m,))),
+            "inserted": (f8, (m,)),
+            "table": (i4, (z.table,)),
+        },
+        "emb": {
+            **dict.fromkeys(("fill", "heat", "ready"), (f8, (m, s))),
+            **dict.fromkeys(("paged", "queued"), (u1, (m, s))),
+            "queue": (i4, (m, s)),
+            "lookups": (f8, (m, g)),
+            "seen": (f8, (s,)),
+            "readout": (f8, (3, g, m)),
+            **dict.fromkeys(("pages", "full", "capacity", "head", "waiting"), (i8, (m,))),
+            **dict.fromkeys(("coldest", "copied", "refilled_to"), (f8, (m,))),
+        },
+        "stages": dict.fromkeys(Stages._fields, (f8, (m,))),
+        "out": {
+            "node": (f8, (m, N_NODE)),
+            "cluster": (f8, (N_CLUSTER,)),
+            "latency": (u4, (m, N_BINS)),
+            "total": (u4, (N_BINS,)),
+            "warm": (u4, (N_BINS,)),
+            "pending": (i8, (PENDING_WINDOWS,)),
+        },
+    }
+
+
+def _bytes(field: Field) -> int:
+    dtype, shape = field
+    return int(np.dtype(dtype).itemsize) * int(np.prod(shape))
 
 
 def _aligned(n_bytes: int) -> int:
@@ -271,24 +303,26 @@ def _aligned(n_bytes: int) -> int:
 
 def buffer_bytes(sizes: Sizes) -> int:
     """Bytes of one cluster's state."""
-    return sum(
-        _aligned(np.dtype(dtype).itemsize * int(np.prod(shape)))
-        for fields in _fields(sizes).values()
-        for dtype, shape in fields
-    )
+    rooms = _fields(sizes).values()
+    return sum(_aligned(_bytes(field)) for room in rooms for field in room.values())
 
 
 def view(buffer: NDArray[np.uint8], sizes: Sizes) -> State:
     """Lay the arrays of one cluster over ``buffer`` (``buffer_bytes`` long) without copying."""
-    rooms: dict[str, list[Array]] = {}
+    rooms: dict[str, dict[str, Array]] = {}
     offset = 0
     for room, fields in _fields(sizes).items():
-        rooms[room] = []
-        for dtype, shape in fields:
-            n_bytes = np.dtype(dtype).itemsize * int(np.prod(shape))
-            rooms[room].append(buffer[offset : offset + n_bytes].view(dtype).reshape(shape))
-            offset += _aligned(n_bytes)
+        rooms[room] = {}
+        for name, field in fields.items():
+            dtype, shape = field
+            array = buffer[offset : offset + _bytes(field)].view(dtype).reshape(shape)
+            rooms[room][name] = array
+            offset += _aligned(_bytes(field))
     return State(
-        Arrivals(*rooms["arrivals"]), rooms["users"][0], Kv(*rooms["kv"]), Emb(*rooms["emb"]),
-        Stages(*rooms["stages"]), Output(*rooms["out"]),
-    )  # fmt: skip
+        arrivals=Arrivals(**rooms["arrivals"]),
+        users=rooms["users"]["users"],
+        kv=Kv(**rooms["kv"]),
+        emb=Emb(**rooms["emb"]),
+        stages=Stages(**rooms["stages"]),
+        out=Output(**rooms["out"]),
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -207,7 +207,10 @@ def _source(
         bucket_s=ENTRIES_PER_BUCKET / max(1.0, float(starts.max() * lengths.max())),
         candidates=np.array([int(s.candidates.value) for s in workload.surfaces]),
         gap=np.array(
-            [(g.log_mean.value, g.log_sigma.value, s) for (g, _), s in zip(laws, scales, strict=True)]
+            [
+                (g.log_mean.value, g.log_sigma.value, s)
+                for (g, _), s in zip(laws, scales, strict=True)
+            ]
         ),
         gap_cut=np.array(
             [
@@ -221,7 +224,7 @@ def _source(
     return source, float(durations.max()), float(starts.max() * durations.max())
 
 
-def _log_fields(log: ReplayLog | None) -> dict[str, Array | int | float]:
+def _log_fields(log: ReplayLog | None) -> dict[str, Any]:
     if log is None:
         return {
             "log_kind": 0,
@@ -281,5 +284,3 @@ def _sizes(
         sessions=int(1.5 * concurrency + 6.0 * math.sqrt(concurrency)) + 4096,
         buckets=min(max(buckets, 1 << 10), 1 << 18),
     )
-
-

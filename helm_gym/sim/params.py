@@ -48,7 +48,7 @@ class Cache(NamedTuple):
     entries: int  # E
     max_history: int
     weights: Array  # (3, S, G) f8 look-up probability now, after drift, hottest-20 indicator / 20
-    by_group: Array  # (2, G, S) f8 the first two of `weights`, shards contiguous
+    by_group: Array  # (2, G, S) f4 the first two of `weights`, shards contiguous
 
 
 class Routing(NamedTuple):

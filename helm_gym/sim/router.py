@@ -138,5 +138,3 @@ def choose(
     if router == 3:
         return kv_affinity(kv, stages, request.user)
     return helm_score(kv, emb, stages, routing, request)
-
-

@@ -78,7 +78,7 @@ class Simulator:
 
     @property
     def states(self) -> list[State]:
-        """Views of the live state, one per cluster (for tests and tools; writing is at own risk)."""
+        """Views of the live state, one per cluster (for tests and tools; write at own risk)."""
         return self._states
 
     def warm_starts(self, share: float | None = None) -> list[Buffer]:
@@ -179,7 +179,7 @@ class Simulator:
         self._check(state)
 
     def _check(self, state: State) -> None:
-        status = Status(int(state.arrivals.count[Count.STATUS]))
+        status = Status(int(state.arrivals.tally[Count.STATUS]))
         if status is not Status.OK:
             raise SimulationError(
                 f"scenario {self.scenario.name!r}: {REMEDY[status]}; lower workload.load, shorten "

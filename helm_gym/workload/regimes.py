@@ -55,7 +55,10 @@ def _phases(workload: Workload, regime: Phases) -> Schedule:
     base = workload.capacity_rps_per_node.value
     durations = np.array([phase.duration_s for phase in regime.phases])
     rates = np.array(
-        [p.capacity_rps_per_node.value / base if p.capacity_rps_per_node else 1.0 for p in regime.phases]
+        [
+            p.capacity_rps_per_node.value / base if p.capacity_rps_per_node else 1.0
+            for p in regime.phases
+        ]
     )
     mixes = np.stack([_row(workload, phase.mix) for phase in regime.phases])
     ends = np.cumsum(durations)
@@ -63,7 +66,11 @@ def _phases(workload: Workload, regime: Phases) -> Schedule:
     current = np.searchsorted(ends, times, side="right")
     following = (current + 1) % len(rates)
     ramp = min(regime.ramp_s, float(durations.min()))
-    ahead = np.clip(1.0 - (ends[current] - times) / ramp, 0.0, 1.0) if ramp > 0 else np.zeros(times.size)
+    ahead = (
+        np.clip(1.0 - (ends[current] - times) / ramp, 0.0, 1.0)
+        if ramp > 0
+        else np.zeros(times.size)
+    )
     rate = (1 - ahead) * rates[current] + ahead * rates[following]
     mix = (1 - ahead)[:, None] * mixes[current] + ahead[:, None] * mixes[following]
     return Schedule(1.0, rate, mix, np.zeros(times.size))
