@@ -101,13 +101,11 @@ def _note_ghost(
 
 
 @inlined
-def _admit(
-    state: State, params: Params, node: int, latency: float, done: float, warm: bool
-) -> None:
+def _admit(state: State, params: Params, latency: float, done: float, warm: bool) -> None:
     """Book a served request in histograms and completions."""
     out, routing = state.out, params.routing
     index = latency_bin(latency)
-    out.latency[node, index] += np.uint32(1)
+    out.latency[index] += np.uint32(1)
     if warm:
         out.warm[index] += np.uint32(1)
     late = (done - out.cluster[Cluster.TIME_S]) / routing.window_s
@@ -167,7 +165,7 @@ def _serve_on(
     sums[Node.EVICTED_BLOCKS] += store(
         kv, state.users, request.user, node, history, cache.block_tokens, cache.entries
     )
-    _admit(state, params, node, done - time, done, warm)
+    _admit(state, params, done - time, done, warm)
     return done - time, held, missing
 
 
@@ -327,14 +325,9 @@ def _emb_bytes(state: State, params: Params, node: int) -> float:
 def summarise(state: State) -> None:
     """Figures of the window over all nodes."""
     out = state.out
-    total = out.total
-    total[:] = np.uint32(0)
-    for n in range(out.latency.shape[0]):
-        for i in range(total.size):
-            total[i] += out.latency[n, i]
     figures = out.cluster
-    figures[Cluster.P50_S] = quantile(total, 0.5)
-    figures[Cluster.P99_S] = quantile(total, 0.99)
+    figures[Cluster.P50_S] = quantile(out.latency, 0.5)
+    figures[Cluster.P99_S] = quantile(out.latency, 0.99)
     figures[Cluster.WARM_P50_S] = quantile(out.warm, 0.5)
     figures[Cluster.WARM_P99_S] = quantile(out.warm, 0.99)
     figures[Cluster.COMPLETED] = out.pending[0]

@@ -205,9 +205,8 @@ class Output(NamedTuple):
 
     node: Array  # (M, N_NODE) f8
     cluster: Array  # (N_CLUSTER,) f8
-    latency: Array  # (M, L) u4 histogram of admitted requests
-    total: Array  # (L,) u4 the same over all nodes
-    warm: Array  # (L,) u4 the same for warm requests over all nodes
+    latency: Array  # (L,) u4 histogram of admitted requests, all nodes
+    warm: Array  # (L,) u4 of them, warm requests
     pending: Array  # (PENDING_WINDOWS,) i8 admitted requests finishing k windows ahead
 
 
@@ -284,8 +283,7 @@ def _fields(z: Sizes) -> dict[str, dict[str, Field]]:
         "out": {
             "node": (f8, (m, N_NODE)),
             "cluster": (f8, (N_CLUSTER,)),
-            "latency": (u4, (m, N_BINS)),
-            "total": (u4, (N_BINS,)),
+            "latency": (u4, (N_BINS,)),
             "warm": (u4, (N_BINS,)),
             "pending": (i8, (PENDING_WINDOWS,)),
         },

@@ -20,6 +20,7 @@ from helm_gym.workload.regimes import Schedule, build_schedule
 from helm_gym.workload.replay import ReplayLog, load_replay
 
 NEWCOMER_SHARE = 0.5  # users beyond the regular ones, per regular user, that bursts may bring
+ENTRY_MARGIN = 3.0  # KV entries over what the pool holds at the mean history length
 ENTRIES_PER_BUCKET = 8  # requests in a calendar bucket at the peak rate
 
 
@@ -88,8 +89,6 @@ def _cache(scenario: Scenario, log: ReplayLog | None, rng: np.random.Generator) 
     weights, by_group = readout_weights(now, later)
     block_bytes = kv.block_tokens * model.kv_bytes_per_token
     largest = (1.0 - scenario.episode.share_min) * scenario.memory.pool_gb.value * GB
-    shortest = 1 if log is not None else int(scenario.workload.profile.history.shortest.value)
-    entries = int(largest / block_bytes / math.ceil(shortest / kv.block_tokens)) + 1
     heat_rate = math.log(2.0) / emb.heat_half_life_s
     return Cache(
         pool_bytes=scenario.memory.pool_gb.value * GB,
@@ -106,11 +105,24 @@ def _cache(scenario: Scenario, log: ReplayLog | None, rng: np.random.Generator) 
         row_lru=emb.policy == "lru",
         naive_refill=scenario.refill.mode == "naive",
         ghost_bytes=kv.ghost_gb * GB,
-        entries=min(entries, _user_count(scenario, log)),
+        entries=_entries(scenario, log, largest / block_bytes),
         max_history=int(model.max_history.value),
         weights=weights,
         by_group=by_group,
     )
+
+
+def _entries(scenario: Scenario, log: ReplayLog | None, blocks: float) -> int:
+    """KV entries per node: what ``blocks`` hold at the mean history, with a margin.
+
+    Users in the cache are a fair sample of histories, so the margin is never reached; if it were,
+    the oldest user would leave as from a full cache. Replayed logs may bring any histories.
+    """
+    law, block = scenario.workload.profile.history, scenario.kv.block_tokens
+    mean = math.exp(law.log_mean.value + law.log_sigma.value**2 / 2)
+    mean = min(mean, scenario.hardware.model.max_history.value)
+    tokens = 1.0 if log is not None else max(mean / ENTRY_MARGIN, law.shortest.value)
+    return min(int(blocks / math.ceil(tokens / block)) + 1, _user_count(scenario, log))
 
 
 def _user_count(scenario: Scenario, log: ReplayLog | None) -> int:

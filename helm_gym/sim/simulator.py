@@ -194,7 +194,7 @@ class Simulator:
         for c in chosen:
             out = self._states[c].out
             node[c], cluster[c] = out.node, out.cluster
-            latency[c], warm[c] = out.total, out.warm
+            latency[c], warm[c] = out.latency, out.warm
         return Telemetry(node, cluster, latency, warm)
 
     def _warm_up(self, share: float) -> list[Buffer]:
