@@ -11,6 +11,7 @@ from helm_gym.seeding import Stream
 from helm_gym.sim.compiled import inlined, kernel
 from helm_gym.sim.layout import Array, Arrivals, Clock, Count, Status
 from helm_gym.sim.params import Source
+from helm_gym.sim.prefetch import prefetch
 from helm_gym.sim.rng import normal_cdf, normal_quantile, uniform, unit_interval
 
 INTERACTIONS = 1  # Source.log_kind of a log with users
@@ -140,7 +141,9 @@ def _insert_open(arrivals: Arrivals, slot: int) -> None:
 
 
 @kernel
-def _open_until(arrivals: Arrivals, source: Source, until: float) -> None:
+def _open_until(
+    arrivals: Arrivals, users: Array, mask: Array, source: Source, until: float
+) -> None:
     """Open buckets until one has an entry, or the next one begins after ``until``."""
     sessions, count = arrivals.sessions, arrivals.tally
     while count[Count.OPEN] == 0 and (count[Count.BUCKET] + 1) * source.bucket_s <= until:
@@ -150,17 +153,23 @@ def _open_until(arrivals: Arrivals, source: Source, until: float) -> None:
         arrivals.bucket[place] = -1
         while slot >= 0:
             following = sessions[slot].next
+            user = sessions[slot].user
+            prefetch(users, user)
+            prefetch(mask, user)
             _file(arrivals, source, slot)
             slot = following
 
 
 @inlined
-def peek(arrivals: Arrivals, source: Source, until: float) -> float:
-    """Instant of the next request; only what comes before ``until`` is looked for."""
+def peek(arrivals: Arrivals, users: Array, mask: Array, source: Source, until: float) -> float:
+    """Instant of the next request; only what comes before ``until`` is looked for.
+
+    ``users`` and ``mask`` are not read: rows that a coming request will need are prefetched.
+    """
     start = arrivals.clock[Clock.NEXT_START]
     if source.log_kind == INTERACTIONS:
         return start
-    _open_until(arrivals, source, min(until, start))
+    _open_until(arrivals, users, mask, source, min(until, start))
     if arrivals.tally[Count.OPEN] > 0:
         return min(
             start, arrivals.sessions[arrivals.open_slot[arrivals.tally[Count.OPEN] - 1]].time

@@ -20,6 +20,7 @@ from helm_gym.sim.layout import (
     State,
 )
 from helm_gym.sim.params import Params
+from helm_gym.sim.prefetch import prefetch
 from helm_gym.sim.rng import uniform
 from helm_gym.sim.router import Request, choose
 from helm_gym.sim.stages import gpu_seconds, latency_bin, link_seconds, quantile
@@ -132,6 +133,8 @@ def _serve_on(
         advance_refill(state, params, node, time)
     held = resident(kv, request.user, node)
     gpu, wanted = request.gpu_miss, request.bytes_miss
+    if not held:
+        prefetch(kv.table, kv_cache.home(kv, request.user, node))
     if held:
         known = kv.entry[find(kv, request.user, node, cache.entries)].tokens
         new = max(history - known, fresh)
@@ -261,7 +264,7 @@ def run_requests(state: State, params: Params, until: float, record: Array) -> i
     clock, tick_s = arrivals.clock, params.cache.tick_s
     served = 0
     while arrivals.tally[Count.STATUS] == 0:
-        time = peek(arrivals, source, until)
+        time = peek(arrivals, state.users, state.kv.mask, source, until)
         due = min(time, until)
         while clock[Clock.NEXT_TICK] <= due:
             tick(state, params, clock[Clock.NEXT_TICK])
@@ -280,7 +283,7 @@ def fast_forward(state: State, params: Params, until: float) -> None:
     """Let sessions come and go without serving anything, to reach their steady state."""
     arrivals = state.arrivals
     while arrivals.tally[Count.STATUS] == 0:
-        time = peek(arrivals, params.source, until)
+        time = peek(arrivals, state.users, state.kv.mask, params.source, until)
         if time >= until:
             break
         take(arrivals, state.users, params.source, time)

@@ -10,6 +10,7 @@ import numpy as np
 
 from helm_gym.sim.compiled import inlined, kernel
 from helm_gym.sim.layout import Array, Kv
+from helm_gym.sim.prefetch import prefetch
 from helm_gym.sim.rng import mix64
 
 
@@ -39,7 +40,8 @@ def resident(kv: Kv, user: int, node: int) -> bool:
 
 
 @inlined
-def _home(kv: Kv, user: int, node: int) -> int:
+def home(kv: Kv, user: int, node: int) -> int:
+    """Hash slot at which the probe for (user, node) begins."""
     key = np.uint64(user) * np.uint64(2048) + np.uint64(node)
     return int(np.int64(mix64(key) & np.uint64(kv.table.size - 1)))
 
@@ -48,7 +50,7 @@ def _home(kv: Kv, user: int, node: int) -> int:
 def find(kv: Kv, user: int, node: int, entries: int) -> int:
     """Entry of a resident (user, node)."""
     wrap = kv.table.size - 1
-    slot = _home(kv, user, node)
+    slot = home(kv, user, node)
     while True:
         entry = kv.table[slot]
         if kv.entry[entry].owner == user and entry // entries == node:
@@ -59,7 +61,7 @@ def find(kv: Kv, user: int, node: int, entries: int) -> int:
 @kernel
 def _hash_insert(kv: Kv, user: int, node: int, entry: int) -> None:
     wrap = kv.table.size - 1
-    slot = _home(kv, user, node)
+    slot = home(kv, user, node)
     while kv.table[slot] >= 0:
         slot = (slot + 1) & wrap
     kv.table[slot] = entry
@@ -69,7 +71,7 @@ def _hash_insert(kv: Kv, user: int, node: int, entry: int) -> None:
 def _hash_remove(kv: Kv, user: int, node: int, entry: int, entries: int) -> None:
     """Remove by shifting later members of the probe chain back, so that no tombstones remain."""
     wrap = kv.table.size - 1
-    hole = _home(kv, user, node)
+    hole = home(kv, user, node)
     while kv.table[hole] != entry:
         hole = (hole + 1) & wrap
     slot = hole
@@ -78,8 +80,8 @@ def _hash_remove(kv: Kv, user: int, node: int, entry: int, entries: int) -> None
         other = kv.table[slot]
         if other < 0:
             break
-        home = _home(kv, kv.entry[other].owner, other // entries)
-        if ((slot - home) & wrap) >= ((slot - hole) & wrap):
+        start = home(kv, kv.entry[other].owner, other // entries)
+        if ((slot - start) & wrap) >= ((slot - hole) & wrap):
             kv.table[hole] = other
             hole = slot
     kv.table[hole] = -1
@@ -124,6 +126,12 @@ def _evict_oldest(kv: Kv, users: Array, node: int, entries: int) -> int:
     kv.entry[entry].newer = kv.free[node]
     kv.free[node] = entry
     kv.used[node] -= kv.entry[entry].blocks
+    following = kv.oldest[node]
+    if following >= 0:  # what the next eviction on this node will touch
+        owner = kv.entry[following].owner
+        prefetch(users, owner)
+        prefetch(kv.mask, owner)
+        prefetch(kv.table, home(kv, owner, node))
     return kv.entry[entry].blocks
 
 
