@@ -145,7 +145,7 @@ class Workload(Frozen):
 
     profile: Annotated[Profile, BeforeValidator(_load_profile)]
     surfaces: tuple[Surface, ...] = Field(min_length=1)
-    mix: dict[str, float] = Field(default_factory=dict)  # surface -> share of sessions
+    mix: dict[str, float] = Field(default_factory=dict)  # surface -> share of requests
     users: int = Field(default=200_000, gt=0)
     session_start_cv: float = Field(default=1.0, gt=0)  # 1 is Poisson, else Gamma
     load: float = Field(default=0.7, gt=0)  # fraction of the best static share's capacity
@@ -168,7 +168,7 @@ class Workload(Frozen):
         return self
 
     def base_mix(self) -> dict[str, float]:
-        """Share of sessions on each surface, in the order of ``surfaces``; sums to 1."""
+        """Share of requests on each surface, in the order of ``surfaces``; sums to 1."""
         return self.normalised(self.mix or {surface.name: 1.0 for surface in self.surfaces})
 
     def normalised(self, mix: dict[str, float]) -> dict[str, float]:

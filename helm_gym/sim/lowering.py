@@ -199,14 +199,16 @@ def _source(
     lengths = np.array([mean_length(length) for _, length in laws])
     gaps = np.array([mean_gap(g, s) for (g, _), s in zip(laws, scales, strict=True)])
     base = workload.load * workload.capacity_rps_per_node.value * scenario.nodes
-    starts = base * schedule.rate / (schedule.mix @ lengths)
+    by_surface = base * schedule.rate / lengths  # (T, F) session starts/s
+    starts = by_surface.sum(axis=1)
+    mix = by_surface / np.maximum(starts, 1e-300)[:, None]
     durations = (lengths - 1.0) * gaps
     regime = workload.regime
     burst = regime if isinstance(regime, Burst) else None
     source = Source(
         cell_s=schedule.cell_s,
         starts=starts,
-        mix=np.cumsum(schedule.mix, axis=1),
+        mix=np.cumsum(mix, axis=1),
         excess=schedule.excess,
         start_cv=workload.session_start_cv,
         regular_users=workload.users,

@@ -18,14 +18,13 @@ class Schedule:
     """A repeating table; cell i covers ``[i, i + 1) * cell_s``."""
 
     cell_s: float
-    rate: Floats  # (T,) requests/s per node over the scenario's base rate
-    mix: Floats  # (T, F) share of each surface in session starts
+    rate: Floats  # (T, F) requests/s of each surface over the scenario's base rate
     excess: Floats  # (T,) part of the session starts that a burst adds
 
     @property
     def period_s(self) -> float:
         """Seconds after which the schedule repeats."""
-        return self.cell_s * self.rate.size
+        return self.cell_s * self.rate.shape[0]
 
 
 def build_schedule(workload: Workload, rng: np.random.Generator) -> Schedule:
@@ -46,12 +45,16 @@ def _row(workload: Workload, mix: dict[str, float]) -> Floats:
 
 
 def _constant(workload: Workload, period_s: float, rate: Floats) -> Schedule:
-    mix = np.tile(_row(workload, workload.base_mix()), (rate.size, 1))
-    return Schedule(period_s / rate.size, rate, mix, np.zeros(rate.size))
+    row = _row(workload, workload.base_mix())
+    return Schedule(period_s / rate.size, rate[:, None] * row, np.zeros(rate.size))
 
 
 def _phases(workload: Workload, regime: Phases) -> Schedule:
-    """Each phase at its own capacity; rate and mix ramp linearly into the next phase."""
+    """Each phase at its own capacity; the rate of every surface ramps linearly to the next.
+
+    Ramping the rates of surfaces, not rate and mix apart, keeps the load of a ramp between the
+    loads of its ends: half of one phase's requests plus half of the other's.
+    """
     base = workload.capacity_rps_per_node.value
     durations = np.array([phase.duration_s for phase in regime.phases])
     rates = np.array(
@@ -71,9 +74,9 @@ def _phases(workload: Workload, regime: Phases) -> Schedule:
         if ramp > 0
         else np.zeros(times.size)
     )
-    rate = (1 - ahead) * rates[current] + ahead * rates[following]
-    mix = (1 - ahead)[:, None] * mixes[current] + ahead[:, None] * mixes[following]
-    return Schedule(1.0, rate, mix, np.zeros(times.size))
+    levels = rates[:, None] * mixes
+    rate = (1 - ahead)[:, None] * levels[current] + ahead[:, None] * levels[following]
+    return Schedule(1.0, rate, np.zeros(times.size))
 
 
 def _trend(workload: Workload, regime: Trend) -> Schedule:
@@ -86,7 +89,7 @@ def _trend(workload: Workload, regime: Trend) -> Schedule:
     start = _row(workload, workload.base_mix())
     end = start if regime.mix_end is None else _row(workload, regime.mix_end)
     mix = (1 - progress)[:, None] * start + progress[:, None] * end
-    return Schedule(1.0, rate / rate.max(), mix, np.zeros(seconds))
+    return Schedule(1.0, (rate / rate.max())[:, None] * mix, np.zeros(seconds))
 
 
 def _burst(workload: Workload, regime: Burst, rng: np.random.Generator) -> Schedule:
@@ -99,4 +102,4 @@ def _burst(workload: Workload, regime: Burst, rng: np.random.Generator) -> Sched
     rate = np.array(cells)
     schedule = _constant(workload, float(rate.size), rate)
     excess = np.maximum(0.0, rate - 1.0) / rate
-    return Schedule(schedule.cell_s, rate, schedule.mix, excess)
+    return Schedule(schedule.cell_s, schedule.rate, excess)
