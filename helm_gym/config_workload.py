@@ -78,7 +78,8 @@ class Phase(Frozen):
 
     duration_s: float = Field(gt=0)
     mix: dict[str, float]
-    capacity_rps_per_node: Positive | None = None  # of the best static share in this mix alone
+    # Of the best static share in this mix alone; phases are loaded in proportion to it.
+    capacity_rps_per_node: Positive | None = None
 
 
 class Steady(Frozen):
@@ -149,6 +150,7 @@ class Workload(Frozen):
     users: int = Field(default=200_000, gt=0)
     session_start_cv: float = Field(default=1.0, gt=0)  # 1 is Poisson, else Gamma
     load: float = Field(default=0.7, gt=0)  # fraction of the best static share's capacity
+    # Highest rate (of the busiest time) at which the best static share meets the SLO throughout.
     capacity_rps_per_node: Positive
     regime: Regime = Field(default_factory=Steady)
     replay: Replay | None = None

@@ -50,19 +50,15 @@ def _constant(workload: Workload, period_s: float, rate: Floats) -> Schedule:
 
 
 def _phases(workload: Workload, regime: Phases) -> Schedule:
-    """Each phase at its own capacity; the rate of every surface ramps linearly to the next.
+    """Phases in proportion to their own capacities; each surface's rate ramps to the next.
 
     Ramping the rates of surfaces, not rate and mix apart, keeps the load of a ramp between the
     loads of its ends: half of one phase's requests plus half of the other's.
     """
-    base = workload.capacity_rps_per_node.value
     durations = np.array([phase.duration_s for phase in regime.phases])
-    rates = np.array(
-        [
-            p.capacity_rps_per_node.value / base if p.capacity_rps_per_node else 1.0
-            for p in regime.phases
-        ]
-    )
+    own = [p.capacity_rps_per_node or workload.capacity_rps_per_node for p in regime.phases]
+    rates = np.array([quantity.value for quantity in own])
+    rates /= rates.max()  # the scenario's capacity is that of the busiest phase
     mixes = np.stack([_row(workload, phase.mix) for phase in regime.phases])
     ends = np.cumsum(durations)
     times = np.arange(0.5, np.floor(ends[-1]))  # middles of 1-s cells
