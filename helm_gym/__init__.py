@@ -1,1 +1,40 @@
-"""Gymnasium environments for EMB-KV cache splitting in recommender serving."""
+"""Gymnasium environments for EMB-KV cache splitting in recommender serving.
+
+Importing this package registers the environments and nothing more: the simulator and its compiled
+kernels load when an environment is made.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gymnasium.envs.registration import register, registry
+
+from helm_gym._version import __version__
+
+__all__ = ["ENV_IDS", "__version__", "register_envs"]
+
+ENV_IDS: dict[str, dict[str, Any]] = {
+    "helm_gym/EmbKvAllocation-v0": {"control": "cluster"},
+    "helm_gym/EmbKvAllocationPerNode-v0": {"control": "per_node", "flat": True},
+}
+"""Every id that this package registers, with the arguments that make it what it is."""
+
+
+def register_envs() -> None:
+    """Make :data:`ENV_IDS` known to ``gymnasium.make`` and ``make_vec``.
+
+    A second call does nothing: worker processes import modules again, and registering an id twice
+    makes Gymnasium warn.
+    """
+    for env_id, kwargs in ENV_IDS.items():
+        if env_id not in registry:
+            register(
+                id=env_id,
+                entry_point="helm_gym.envs.single_env:EmbKvEnv",
+                vector_entry_point="helm_gym.envs.vector_env:EmbKvVectorEnv",
+                kwargs=dict(kwargs),
+            )
+
+
+register_envs()

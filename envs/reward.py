@@ -1,0 +1,185 @@
+"""Rewards as named terms: weights are settings, and the weighted terms sum to the reward exactly.
+
+Every term is a plain ratio without a unit. ``slo_satisfaction`` is earned, all others are paid:
+
+    slo_satisfaction  requests inside the SLO / arrived
+    latency           what ``latency_measure`` says, in units of the SLO
+    slo_violation     1 - slo_satisfaction
+    refill            bytes copied by refill / bytes of all pools
+    shed              shed / arrived
+    movement          |change of the EMB share|, mean over nodes
+    work              bottleneck work per request: the sum over nodes of max(link s, GPU s), per
+                      admitted request, relative to the seconds that one request may take at
+                      ``workload.capacity_rps_per_node``
+    node_work         the same of the row's own node (only with ``control="node"``)
+
+When nothing arrived every term is 0, but the SLO counts as met. When requests came and none was
+served, latencies count as the deadline.
+
+With ``control="node"`` all rows of a cluster get the cluster's reward. A node that is paid for its
+own latency learns to shirk: it serves badly, is routed less, and its own queue looks fine, while
+the others pay. ``node_work`` may be added because it is per request and a node that served nobody
+gets the cluster's figure, so that serving fewer requests does not improve it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from helm_gym.config import Scenario
+from helm_gym.envs.action import Layout
+from helm_gym.errors import ConfigError, nearest
+from helm_gym.metrics import per
+from helm_gym.quantity import Frozen
+from helm_gym.sim.layout import Node
+from helm_gym.sim.simulator import Telemetry
+
+Floats = NDArray[np.float64]
+
+TERMS = ("slo_satisfaction", "latency", "slo_violation", "refill", "shed", "movement", "work")
+"""Terms that every reward has, in the order in which they are summed."""
+
+
+class RewardConfig(Frozen):
+    """Weights of the terms, each at least 0; a term's sign is part of its meaning.
+
+    ``latency_measure`` is ``p99_excess`` for max(0, P99 - SLO) / SLO, ``p99`` for P99 / SLO, or
+    ``mean`` for mean latency / SLO.
+    """
+
+    latency_measure: Literal["p99_excess", "p99", "mean"] = "p99_excess"
+    slo_satisfaction: float = Field(default=0.0, ge=0)
+    latency: float = Field(default=0.0, ge=0)
+    slo_violation: float = Field(default=0.0, ge=0)
+    refill: float = Field(default=0.0, ge=0)
+    shed: float = Field(default=0.0, ge=0)
+    movement: float = Field(default=0.0, ge=0)
+    work: float = Field(default=0.0, ge=0)
+    node_work: float = Field(default=0.0, ge=0)
+
+    @classmethod
+    def load(cls, reference: str | Mapping[str, Any] | RewardConfig) -> RewardConfig:
+        """Read a preset's name, or weights; ``{"preset": "paper", "refill": 0.5}`` changes one.
+
+        Raises:
+            ConfigError: naming the unknown preset or term, and the nearest one that exists.
+        """
+        if isinstance(reference, RewardConfig):
+            return reference
+        if isinstance(reference, str):
+            return _preset(reference)
+        if isinstance(reference, Mapping) and "preset" in reference:
+            changes = {key: value for key, value in reference.items() if key != "preset"}
+            reference = {**_preset(reference["preset"]).model_dump(), **changes}
+        return cls.parse(reference, "reward")
+
+
+PRESETS: Mapping[str, RewardConfig] = {
+    # HELM's form, by one secondary reading: SLO satisfaction - lambda max(0, P99 - SLO), here
+    # relative to the SLO. Its lambda is not known; 0.1 is ours: a P99 of twice the target then
+    # costs as much as a tenth of all requests missing it, so the tail counts once it matters, and
+    # an overloaded window (P99 of five SLOs) still loses less by it than by its missed requests.
+    "paper": RewardConfig(slo_satisfaction=1.0, latency=0.1),
+    # Ours. Mean latency has a slope far from the SLO, where every P99 looks the same; refill and
+    # movement are priced so that a move of 0.06 has to gain about 0.02 SLOs of mean latency.
+    "balanced": RewardConfig(
+        latency_measure="mean",
+        latency=1.0,
+        slo_violation=1.0,
+        shed=1.0,
+        refill=0.2,
+        movement=0.1,
+    ),
+    # Mean latency alone: the plainest reward, and what a baseline study would begin with.
+    "mean_latency": RewardConfig(latency_measure="mean", latency=1.0),
+}
+
+
+def _preset(name: Any) -> RewardConfig:
+    if name not in PRESETS:
+        raise ConfigError(f"reward preset {name!r} does not exist{nearest(str(name), PRESETS)}")
+    return PRESETS[name]
+
+
+class Reward:
+    """Weighted terms of a window, for the rows of a vector environment.
+
+    Args:
+        config: the weights.
+        scenario: what is simulated.
+        layout: how rows map to clusters and nodes.
+
+    Raises:
+        ConfigError: ``node_work`` is weighted although no row is a node.
+    """
+
+    def __init__(self, config: RewardConfig, scenario: Scenario, layout: Layout) -> None:
+        if config.node_work > 0.0 and layout.control != "node":
+            raise ConfigError(
+                f"reward: node_work={config.node_work:g} needs rows that are nodes, but control is "
+                f'{layout.control!r}; write control="node", or weight "work" instead'
+            )
+        self.config = config
+        self.names = TERMS if layout.control != "node" else (*TERMS, "node_work")
+        self._layout = layout
+        self._slo_ms = scenario.slo.p99_ms.value
+        self._deadline_ms = scenario.slo.deadline_ms.value
+        self._pools_gb = scenario.nodes * scenario.memory.pool_gb.value
+        self._request_s = 1.0 / scenario.workload.capacity_rps_per_node.value
+
+    def terms(self, telemetry: Telemetry, metrics: Mapping[str, Floats]) -> dict[str, Floats]:
+        """Weighted terms of one window.
+
+        Args:
+            telemetry: what the window reported.
+            metrics: the window's figures, (B,) each.
+
+        Returns:
+            (rows,) arrays by name, in the order in which :func:`total` sums them.
+        """
+        node, weights = telemetry.node, self.config
+        work = np.maximum(node[:, :, Node.LINK_S], node[:, :, Node.GPU_S])
+        admitted = node[:, :, Node.ARRIVED] - node[:, :, Node.SHED]
+        per_request = per(work.sum(axis=1), admitted.sum(axis=1)) / self._request_s
+        satisfied = metrics["slo_satisfaction"]
+        # Subtracted from 0, so that a term without weight reads 0.0 rather than -0.0.
+        terms = {
+            "slo_satisfaction": weights.slo_satisfaction * satisfied,
+            "latency": 0.0 - weights.latency * self._latency(metrics),
+            "slo_violation": 0.0 - weights.slo_violation * (1.0 - satisfied),
+            "refill": 0.0 - weights.refill * (metrics["refill_gb"] / self._pools_gb),
+            "shed": 0.0 - weights.shed * metrics["shed_rate"],
+            "movement": 0.0 - weights.movement * metrics["share_moved"],
+            "work": 0.0 - weights.work * per_request,
+        }
+        terms = self._layout.rows_of(terms)
+        if "node_work" in self.names:
+            own = np.where(
+                admitted > 0.0, per(work, admitted) / self._request_s, per_request[:, None]
+            )
+            terms["node_work"] = (0.0 - weights.node_work * own).reshape(-1)
+        return terms
+
+    def _latency(self, metrics: Mapping[str, Floats]) -> Floats:
+        measure = self.config.latency_measure
+        latency = metrics["mean_ms" if measure == "mean" else "p99_ms"]
+        nothing = np.isnan(latency)
+        if nothing.any():
+            unserved = np.where(metrics["offered_rps"] > 0.0, self._deadline_ms, 0.0)
+            latency = np.where(nothing, unserved, latency)
+        if measure == "p99_excess":
+            return np.maximum(0.0, latency - self._slo_ms) / self._slo_ms
+        return latency / self._slo_ms
+
+
+def total(terms: Mapping[str, Floats]) -> Floats:
+    """Sum of the weighted terms, in their order, so that anybody can repeat it bit by bit."""
+    return np.asarray(sum(terms.values()), dtype=np.float64)
+
+
+__all__ = ["PRESETS", "TERMS", "Reward", "RewardConfig", "total"]

@@ -1,0 +1,318 @@
+"""The native vector environment: B clusters, one simulator call per step."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import logger
+from gymnasium.error import ResetNeeded
+from gymnasium.spaces import Box
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from helm_gym.config import Scenario
+from helm_gym.envs import checkpoint, resets
+from helm_gym.envs.action import Layout, move
+from helm_gym.envs.infos import Values, final_infos, vector_infos
+from helm_gym.envs.observation import Observer
+from helm_gym.envs.rendering import text_line
+from helm_gym.envs.reward import Reward, RewardConfig, total
+from helm_gym.errors import ConfigError, nearest
+from helm_gym.metrics import window_metrics
+from helm_gym.seeding import draw_streams
+from helm_gym.sim.simulator import Simulator, Telemetry
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+Observations = NDArray[np.float32]
+
+RENDERING: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 4}
+INSTEAD = {"max_episode_steps": "; write overrides={'episode.steps': ...}"}
+
+
+class EmbKvVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
+    """Many clusters side by side; the environment itself is described by ``EmbKvEnv``.
+
+    Rows are clusters, or with ``control="node"`` nodes (row = cluster * M + node; all rows of a
+    cluster share its reward and end together), so that one policy can be trained for all nodes.
+    Cluster i of ``reset(seed=s)`` gets the seed s + i, a list gives each cluster its own, and
+    either way it is bit for bit the single environment with that seed, whatever the number of
+    clusters or threads. ``reset()`` continues each cluster's generator.
+
+    Infos have an array per figure of :data:`helm_gym.metrics.METRICS`, and ``reward_terms``. A row
+    that has just been reset shows the last window of its warm-up and reward terms of 0; with
+    ``SAME_STEP`` the figures of the window that ended its episode are in ``final_info``.
+
+    Args:
+        num_envs: clusters, B.
+        scenario: a shipped scenario's name, a YAML path, a mapping, or a Scenario.
+        overrides: dotted paths to replace in it, such as ``{"workload.load": 0.95}``.
+        control: ``cluster``, ``per_node`` or ``node``.
+        observation: ``paper7`` or ``extended``.
+        reward: a preset's name or weights, see :mod:`helm_gym.envs.reward`.
+        autoreset_mode: Gymnasium's ``AutoresetMode``, or its value as text.
+        threads: worker threads; results do not depend on it.
+        render_mode: ``ansi`` makes :meth:`render` return one line of text per row.
+        flat: with ``per_node``, lay observations out as (M * features,) instead of (M, features).
+
+    Raises:
+        ConfigError: naming what cannot work, and the nearest thing that does.
+    """
+
+    # As Gymnasium declares it; every environment has its own copy.
+    metadata: dict[str, Any] = {**RENDERING, "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        scenario: str | Mapping[str, Any] | Scenario = "feasibility",
+        overrides: Mapping[str, Any] | None = None,
+        control: str = "cluster",
+        observation: str = "paper7",
+        reward: str | Mapping[str, Any] | RewardConfig = "paper",
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        threads: int = 1,
+        render_mode: str | None = None,
+        flat: bool = False,
+        **unknown: Any,
+    ) -> None:
+        refuse(type(self), unknown)
+        self.scenario = load_scenario(scenario, overrides)
+        self.clusters, self.nodes, self.control = num_envs, self.scenario.nodes, control
+        self.layout = Layout(control, num_envs, self.nodes)
+        self.num_envs = self.layout.rows
+        self.autoreset_mode = resets.as_mode(autoreset_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+        self.render_mode = _known_render_mode(render_mode)
+        self.observation = observation
+        self.reward_config = RewardConfig.load(reward)
+        self._reward = Reward(self.reward_config, self.scenario, self.layout)
+        self._observer = Observer(self.scenario, self.layout, observation)
+        self._flat = flat
+        self._make_spaces()
+        self._threads = threads
+        self.simulator = Simulator(self.scenario, num_envs, threads)
+        self._generators: list[np.random.Generator | None] = [None] * num_envs
+        self._seeds: list[int | None] = [None] * num_envs
+        self._shares = np.full((num_envs, self.nodes), self.scenario.episode.initial_share)
+        self._elapsed = np.zeros(num_envs, np.int64)  # decisions taken in the episode
+        self._ended = np.zeros(num_envs, np.bool_)  # clusters that wait for a reset
+        self._window: Telemetry | None = None  # last window of every cluster, warm-ups included
+        self._figures: dict[str, Floats] = {}  # metrics of it
+        self.telemetry: Telemetry | None = None
+        self.previous_share = self._shares.copy()
+
+    def _make_spaces(self) -> None:
+        low, high = self._observer.low, self._observer.high
+        if self.control == "per_node":
+            low, high = np.tile(low, (self.nodes, 1)), np.tile(high, (self.nodes, 1))
+        if self._flat:
+            low, high = low.reshape(-1), high.reshape(-1)
+        self.single_observation_space = Box(low, high, dtype=np.float32)
+        self.single_action_space = Box(0.0, 1.0, (self.layout.shares_per_row,), np.float32)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+
+    @property
+    def shares(self) -> Floats:
+        """(B, M) EMB shares in force, a copy."""
+        return self._shares.copy()
+
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """The generator of every cluster."""
+        return tuple(self._generator(cluster) for cluster in range(self.clusters))
+
+    @property
+    def np_random_seed(self) -> tuple[int | None, ...]:  # type: ignore[override]
+        """The seed of every cluster's generator, -1 where it came from elsewhere."""
+        return tuple(self._seeds)
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> tuple[Observations, dict[str, Any]]:
+        """Begin an episode in every cluster.
+
+        Args:
+            seed: an int, or one int or None per cluster; None continues the generators.
+            options: ``share`` (EMB share of the warm start), ``start`` (which warm start),
+                ``reset_mask`` ((num_envs,) bool: reset only these rows).
+
+        Raises:
+            ConfigError: a seed or an option cannot be used.
+        """
+        chosen = resets.read_options(options, self.layout, self.scenario)
+        if self._window is None and not chosen.clusters.all():
+            raise ResetNeeded("reset_mask leaves out rows that never began; call reset() first")
+        for cluster, own in enumerate(resets.read_seeds(seed, self.clusters)):
+            if own is not None and chosen.clusters[cluster]:
+                self._generators[cluster], self._seeds[cluster] = seeding.np_random(own)
+        self._begin(chosen)
+        values, _ = self._values(chosen.clusters, self._shares)
+        return self._observe(), vector_infos(values, self.layout.per_row(chosen.clusters))
+
+    def step(
+        self, actions: NDArray[Any]
+    ) -> tuple[Observations, Floats, Mask, Mask, dict[str, Any]]:
+        """Put new shares into force and simulate one window in every cluster.
+
+        Args:
+            actions: (num_envs, 1) EMB shares, or (num_envs, M) with ``control="per_node"``.
+
+        Raises:
+            InvalidAction: wrong shape or not finite; nothing has been simulated.
+            ResetNeeded: an episode is over, or none began.
+        """
+        targets = self.layout.targets(actions)
+        resting = self._resting()
+        running, before = ~resting, self._shares
+        moved = move(self.scenario.episode, before, targets)
+        self._shares = np.where(running[:, None], moved, before)
+        self.telemetry = self.simulator.step(self._shares, None if running.all() else running)
+        self.previous_share = before
+        self._window = self.telemetry
+        self._elapsed += running
+        self._observer.follow(self._window, running)
+        if resting.any():
+            self._begin(resets.Chosen(resting))
+        self._ended = self._elapsed >= self.scenario.episode.steps
+        ended = self.layout.per_row(self._ended)
+        values, rewards = self._values(resting, before)
+        observations, infos = self._observe(), {}
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and ended.any():
+            infos = final_infos(observations, values, ended)
+            fresh = self._ended
+            self._begin(resets.Chosen(fresh))
+            values, _ = self._values(fresh, before)
+            observations = self._observe()
+        infos.update(vector_infos(values, np.ones(self.num_envs, np.bool_)))
+        return observations, rewards, np.zeros(self.num_envs, np.bool_), ended, infos
+
+    def render(self) -> tuple[str, ...] | None:
+        """One line of text per row, if ``render_mode`` is ``ansi``."""
+        if self.render_mode is None:
+            logger.warn('render() shows nothing without render_mode="ansi"')
+            return None
+        if self._window is None:
+            raise ResetNeeded("there is nothing to show yet; call reset() first")
+        shares = self.layout.row_shares(self._shares).mean(axis=1)
+        figures = self.layout.rows_of(self._figures)
+        steps = self.layout.per_row(self._elapsed)
+        return tuple(
+            text_line(steps[row], shares[row], {name: v[row] for name, v in figures.items()})
+            for row in range(self.num_envs)
+        )
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Stop worker threads."""
+        self.simulator.close()
+
+    def use_generators(
+        self, generators: Sequence[np.random.Generator], seeds: Sequence[int | None]
+    ) -> None:
+        """Let clusters draw from generators that somebody else holds too, one per cluster."""
+        self._generators, self._seeds = list(generators), list(seeds)
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything that decides what happens next, as NumPy arrays and plain values."""
+        return checkpoint.get_state(self)
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Continue, bit for bit, from the :meth:`get_state` of an equally made environment.
+
+        Raises:
+            CheckpointError: the state is truncated, or belongs to another environment.
+        """
+        checkpoint.set_state(self, state)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Views of one buffer would be copied apart, and threads cannot be copied at all.
+        return {**self.__dict__, "simulator": self.simulator.snapshot()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.simulator = Simulator(self.scenario, self.clusters, self._threads)
+        self.simulator.restore(state["simulator"])
+
+    def _resting(self) -> Mask:
+        """Clusters that this step resets instead of running."""
+        if self._window is None:
+            raise ResetNeeded("no episode has begun; call reset() before step()")
+        if self.autoreset_mode is AutoresetMode.DISABLED and self._ended.any():
+            rows = np.flatnonzero(self.layout.per_row(self._ended)).tolist()
+            raise ResetNeeded(
+                f"the episode of row {rows[0]} is over ({len(rows)} such rows) and autoreset is "
+                'disabled; call reset(), or reset(options={"reset_mask": truncated})'
+            )
+        return self._ended
+
+    def _generator(self, cluster: int) -> np.random.Generator:
+        known = self._generators[cluster]
+        if known is None:
+            known, self._seeds[cluster] = seeding.np_random()
+            self._generators[cluster] = known
+        return known
+
+    def _begin(self, chosen: resets.Chosen) -> None:
+        """Put the chosen clusters on a warm start, each drawn from its own generator."""
+        episode = self.scenario.episode
+        share = episode.initial_share if chosen.share is None else chosen.share
+        for cluster in np.flatnonzero(chosen.clusters).tolist():
+            rng = self._generator(cluster)
+            streams, drawn = draw_streams(rng), int(rng.integers(episode.warm_starts))
+            start = drawn if chosen.start is None else chosen.start
+            self.simulator.reset(cluster, streams, start, share)
+        fresh = chosen.clusters
+        self._shares = np.where(fresh[:, None], share, self._shares)
+        self._elapsed = np.where(fresh, 0, self._elapsed)
+        self._ended = self._ended & ~fresh
+        self._window = resets.with_warm_up(self.simulator, self._window, fresh)
+        self._observer.start(self._window, fresh)
+
+    def _observe(self) -> Observations:
+        assert self._window is not None
+        seen = self._observer.observe(self._window, self._shares)
+        return seen.reshape(self.observation_space.shape or ())
+
+    def _values(self, fresh: Mask, before: Floats) -> tuple[Values, Floats]:
+        """Infos and reward of every row; ``fresh`` clusters have taken no decision yet."""
+        assert self._window is not None
+        previous = np.where(fresh[:, None], self._shares, before)
+        self._figures = window_metrics(self.scenario, self._window, previous)
+        terms = self._reward.terms(self._window, self._figures)
+        if fresh.any():
+            rows = self.layout.per_row(fresh)
+            terms = {name: np.where(rows, 0.0, term) for name, term in terms.items()}
+        return {**self.layout.rows_of(self._figures), "reward_terms": terms}, total(terms)
+
+
+def load_scenario(
+    scenario: str | Mapping[str, Any] | Scenario, overrides: Mapping[str, Any] | None
+) -> Scenario:
+    """Load a scenario and replace dotted paths in it."""
+    loaded = Scenario.load(scenario)
+    return loaded.replace(overrides) if overrides else loaded
+
+
+def refuse(cls: type[Any], unknown: Mapping[str, Any]) -> None:
+    """Raise a :class:`ConfigError` that names the argument nearest to an unknown one."""
+    for name in unknown:
+        known = [p for p in inspect.signature(cls).parameters if p != "unknown"]
+        hint = INSTEAD.get(name) or nearest(name, known)
+        raise ConfigError(f"{cls.__name__} has no argument {name!r}{hint}")
+
+
+def _known_render_mode(mode: str | None) -> str | None:
+    known = RENDERING["render_modes"]
+    if mode is not None and mode not in known:
+        raise ConfigError(f"render_mode={mode!r}{nearest(str(mode), known)}")
+    return mode
