@@ -24,6 +24,8 @@ ROUTERS = (
     "helm_score",
 )
 """Router names; the position is the id that the kernel switches on."""
+KV_ROUTERS = ("kv_affinity", "predicted_completion", "helm_score")
+"""Routers that prefer nodes which hold the user's KV."""
 
 
 class Hardware(Frozen):

@@ -89,12 +89,18 @@ def tick(state: State, params: Params, now: float) -> None:
 
 @inlined
 def _note_ghost(
-    state: State, params: Params, node: int, request: Request, miss_fraction: float
+    state: State, params: Params, chosen: int, request: Request, miss_fraction: float
 ) -> None:
-    """Credit a KV miss that a cache ``ghost_bytes`` larger would have turned into a hit."""
+    """Credit a KV miss to the node that evicted the user, if ``ghost_bytes`` more had kept it.
+
+    A router that seeks KV would have sent the request to that node; any other counts only if it
+    happened to choose it.
+    """
     user = state.users[request.user]
-    if user.evicted_node != node:
+    node = user.evicted_node
+    if node < 0 or (node != chosen and not params.routing.seeks_kv):
         return
+    user.evicted_node = -1  # one eviction costs one miss
     since = (state.kv.inserted[node] - user.evicted_clock) * params.cache.block_bytes
     if since < params.cache.ghost_bytes:
         rows = (request.bytes_miss - request.bytes_hit) * miss_fraction * params.cost.link_byte

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from helm_gym.config import ROUTERS, Scenario
+from helm_gym.config import KV_ROUTERS, ROUTERS, Scenario
 from helm_gym.config_workload import Burst, Gap, LogNormal, Surface, Trend
 from helm_gym.seeding import N_STREAMS
 from helm_gym.sim.layout import USER, Array, Sizes
@@ -142,6 +142,7 @@ def _routing(scenario: Scenario, cost: Cost) -> Routing:
     ]
     return Routing(
         router=ROUTERS.index(router.name),
+        seeks_kv=router.name in KV_ROUTERS,
         kv_weight=weights[0],
         emb_weight=weights[1],
         load_weight=weights[2],

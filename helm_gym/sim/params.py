@@ -55,6 +55,7 @@ class Routing(NamedTuple):
     """Router and admission."""
 
     router: int  # index into config.ROUTERS
+    seeks_kv: bool  # whether it prefers nodes that hold the user's KV
     kv_weight: float
     emb_weight: float
     load_weight: float
