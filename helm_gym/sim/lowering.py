@@ -116,12 +116,13 @@ def _entries(scenario: Scenario, log: ReplayLog | None, blocks: float) -> int:
     """KV entries per node: what ``blocks`` hold at the mean history, with a margin.
 
     Users in the cache are a fair sample of histories, so the margin is never reached; if it were,
-    the oldest user would leave as from a full cache. Replayed logs may bring any histories.
+    the oldest user would leave as from a full cache. Histories from a log may be of any length.
     """
     law, block = scenario.workload.profile.history, scenario.kv.block_tokens
     mean = math.exp(law.log_mean.value + law.log_sigma.value**2 / 2)
     mean = min(mean, scenario.hardware.model.max_history.value)
-    tokens = 1.0 if log is not None else max(mean / ENTRY_MARGIN, law.shortest.value)
+    from_log = log is not None and log.history is not None
+    tokens = 1.0 if from_log else max(mean / ENTRY_MARGIN, law.shortest.value)
     return min(int(blocks / math.ceil(tokens / block)) + 1, _user_count(scenario, log))
 
 
@@ -221,22 +222,29 @@ def _source(
         drift_rate=_drift_rate(scenario),
         bucket_s=ENTRIES_PER_BUCKET / max(1.0, float(starts.max() * lengths.max())),
         candidates=np.array([int(s.candidates.value) for s in workload.surfaces]),
-        gap=np.array(
-            [
-                (g.log_mean.value, g.log_sigma.value, s)
-                for (g, _), s in zip(laws, scales, strict=True)
-            ]
-        ),
-        gap_cut=np.array(
-            [
-                ndtr((math.log(g.cut_s.value) - g.log_mean.value) / g.log_sigma.value)
-                for g, _ in laws
-            ]
-        ),
-        length=np.array([(n.log_mean.value, n.log_sigma.value) for _, n in laws]),
+        **_law_fields(laws, scales),
         **_log_fields(log),
     )
-    return source, float(durations.max()), float(starts.max() * durations.max())
+    session_s = float(durations.max())
+    return source, session_s, _peak_sessions(starts, session_s, log)
+
+
+def _peak_sessions(starts: Array, session_s: float, log: ReplayLog | None) -> float:
+    """Most sessions that are expected to be active at a time."""
+    if log is None or log.user is not None:
+        return float(starts.max()) * session_s
+    behind = np.searchsorted(log.time, log.time + session_s) - np.arange(log.time.size)
+    return float(behind.max())
+
+
+def _law_fields(laws: list[tuple[Gap, LogNormal]], scales: Array) -> dict[str, Any]:
+    cuts = [(math.log(g.cut_s.value) - g.log_mean.value) / g.log_sigma.value for g, _ in laws]
+    gaps = [(g.log_mean.value, g.log_sigma.value) for g, _ in laws]
+    return {
+        "gap": np.column_stack([np.array(gaps), scales]),
+        "gap_cut": np.asarray(ndtr(np.array(cuts))),
+        "length": np.array([(n.log_mean.value, n.log_sigma.value) for _, n in laws]),
+    }
 
 
 def _log_fields(log: ReplayLog | None) -> dict[str, Any]:

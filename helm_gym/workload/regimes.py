@@ -24,7 +24,7 @@ class Schedule:
     @property
     def period_s(self) -> float:
         """Seconds after which the schedule repeats."""
-        return self.cell_s * self.rate.shape[0]
+        return self.cell_s * len(self.rate)
 
 
 def build_schedule(workload: Workload, rng: np.random.Generator) -> Schedule:
