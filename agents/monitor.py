@@ -1,0 +1,207 @@
+"""What a training run shows and keeps of itself: serving figures, the curve, the progress bar."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter
+
+from helm_gym.agents.files import write_text
+from helm_gym.agents.sb3_vec_env import Sb3VecEnv
+
+LEARNING = ("approx_kl", "explained_variance", "std", "value_loss", "entropy_loss", "learning_rate")
+
+
+class Watch(BaseCallback):
+    """Averages the windows of a rollout: serving figures and reward terms.
+
+    Args:
+        source: the adapter whose infos are read, as arrays.
+        bar: moved by every step.
+    """
+
+    def __init__(self, source: Sb3VecEnv, bar: Bar) -> None:
+        super().__init__()
+        self._source, self._bar = source, bar
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+
+    def _on_rollout_start(self) -> None:
+        self._sums, self._counts = {}, {}
+
+    def _on_step(self) -> bool:
+        for name, values in window_values(self._source.vector_infos):
+            known = values[~np.isnan(values)]  # no P99 where nothing was served
+            self._sums[name] = self._sums.get(name, 0.0) + float(known.sum())
+            self._counts[name] = self._counts.get(name, 0) + known.size
+        self._bar.advance(self._source.num_envs, self.means())
+        return True
+
+    def means(self) -> dict[str, float]:
+        """Mean over the rows and windows of the rollout so far, by logged name."""
+        return {name: self._sums[name] / n for name, n in self._counts.items() if n}
+
+
+def window_values(infos: Mapping[str, Any]) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """Yield the figures and reward terms of a window from a vector environment's infos.
+
+    Rows whose episode ended have theirs in ``final_info``; what they have at the top is of the
+    episode that begins.
+    """
+    final = infos.get("final_info", {})
+    ended = np.asarray(infos.get("_final_info", False))
+    terms = infos.get("reward_terms", {})
+    final_terms = final.get("reward_terms", {})
+    yield from _merged("serving", infos, final, ended)
+    yield from _merged("reward", terms, final_terms, ended)
+
+
+def _merged(
+    prefix: str, now: Mapping[str, Any], final: Mapping[str, Any], ended: NDArray[np.bool_]
+) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    for name in dict.fromkeys((*now, *final)):
+        if name.startswith("_") or name in {"final_info", "final_obs", "reward_terms"}:
+            continue
+        parts = [_present(now, name, ~ended), _present(final, name, ended)]
+        yield f"{prefix}/{name}", np.concatenate(parts)
+
+
+def _present(infos: Mapping[str, Any], name: str, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
+    values = np.asarray(infos.get(name, ()))
+    if values.ndim != 1 or values.dtype.kind not in "fiu" or not values.size:
+        return np.zeros(0)
+    return np.asarray(values[rows & np.asarray(infos.get(f"_{name}", True))], np.float64)
+
+
+class Curve:
+    """``curve.csv``: one row per update, rewritten as a whole so that a kill leaves no half row.
+
+    It has no wall-clock, so equal runs have equal curves.
+
+    Args:
+        path: the file.
+        upto: rows beyond this many decisions belong to updates that will be repeated.
+    """
+
+    def __init__(self, path: Path, upto: int) -> None:
+        self._path = path
+        self.rows: list[dict[str, str]] = []
+        if path.is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["decisions"]) <= upto]
+
+    def append(self, row: Mapping[str, float]) -> None:
+        """Add an update's row."""
+        self.rows.append({name: repr(value) for name, value in row.items()})
+        names = dict.fromkeys(name for kept in self.rows for name in kept)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self._path, text.getvalue())
+
+
+def curve_row(
+    decisions: int, updates: int, means: Mapping[str, float], learned: Mapping[str, Any]
+) -> dict[str, float]:
+    """One row of the curve, from a rollout's means and SB3's log of the update."""
+    row: dict[str, float] = {"decisions": decisions, "updates": updates}
+    if "rollout/ep_rew_mean" in learned:
+        row["episode_return"] = float(learned["rollout/ep_rew_mean"])
+    row["reward"] = float(sum(v for name, v in means.items() if name.startswith("reward/")))
+    for name, value in means.items():
+        prefix, _, plain = name.partition("/")
+        row[plain if prefix == "serving" else f"{prefix}_{plain}"] = float(value)
+    for name in LEARNING:
+        if f"train/{name}" in learned:
+            row[name] = float(learned[f"train/{name}"])
+    return row
+
+
+class TensorBoardScalars(KVWriter):
+    """SB3's log as TensorBoard scalars.
+
+    Args:
+        folder: created if missing.
+        decisions: what an earlier, killed process logged after this is hidden.
+    """
+
+    def __init__(self, folder: Path, decisions: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(folder), purge_step=decisions + 1)
+
+    def write(
+        self,
+        key_values: dict[str, Any],
+        key_excluded: dict[str, tuple[str, ...]],
+        step: int = 0,
+    ) -> None:
+        """Log all numbers of an update."""
+        for key, value in key_values.items():
+            if "tensorboard" not in (key_excluded[key] or ()) and np.isscalar(value):
+                self._writer.add_scalar(key, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._writer.close()
+
+
+class Bar:
+    """Progress with the time left and what the policy achieves now; silent if not wanted."""
+
+    def __init__(self, total: int, done: int, wanted: bool) -> None:
+        self._progress = Progress(
+            BarColumn(bar_width=12),
+            MofNCompleteColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[now]}"),
+            console=Console(stderr=True),
+            disable=not wanted,
+        )
+        self._wanted = wanted
+        self._task = self._progress.add_task("training", total=total, completed=done, now="")
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def advance(self, rows: int, means: Mapping[str, float]) -> None:
+        """Count decisions and show the rollout's means."""
+        if self._wanted:
+            now = (
+                f"P99 {means.get('serving/p99_ms', float('nan')):.1f} ms  "
+                f"SLO {100 * means.get('serving/slo_satisfaction', float('nan')):.1f} %  "
+                f"EMB {means.get('serving/emb_share', float('nan')):.2f}"
+            )
+            self._progress.update(self._task, advance=rows, now=now)
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar, also where no bar is wanted."""
+        self._progress.console.print(text, highlight=False, markup=False)

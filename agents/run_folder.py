@@ -1,0 +1,237 @@
+"""What a training run is asked to do, what that resolves to, and the folder that keeps it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from helm_gym._version import __version__
+from helm_gym.agents.files import try_lock, write_text
+from helm_gym.agents.hyperparameters import Control, Hyperparameters, load_hyperparameters
+from helm_gym.agents.view import View
+from helm_gym.config import Scenario
+from helm_gym.envs.action import Layout
+from helm_gym.envs.observation import FEATURES
+from helm_gym.envs.reward import Reward, RewardConfig
+from helm_gym.errors import CheckpointError, ConfigError, nearest
+from helm_gym.quantity import Frozen, read_yaml
+
+PACKAGES = ("numpy", "numba", "gymnasium", "torch", "stable-baselines3")
+
+
+class TrainConfig(Frozen):
+    """What to train. Defaults come from ``ppo.yaml`` where a field is ``None``."""
+
+    scenario: str | dict[str, Any] = "feasibility"  # name, YAML path or mapping
+    overrides: dict[str, Any] = Field(default_factory=dict)  # dotted paths into the scenario
+    control: Control = "cluster"
+    observation: str = "extended"
+    reward: str | dict[str, Any] = "paper"
+    settings: dict[str, Any] = Field(default_factory=dict)  # changes to the ppo.yaml entry
+    decisions: int | None = Field(default=None, gt=0)  # rows times windows; to whole updates
+    clusters: int | None = Field(default=None, gt=0)  # simulated side by side
+    seed: int = Field(default=0, ge=0)
+    run_dir: str = "runs/ppo"
+    overwrite: bool = False  # remove an older run from the folder first
+    threads: int | None = Field(default=None, gt=0)  # of the simulator; decides no result
+    torch_threads: int = Field(default=1, gt=0)  # two can be slower on a shared machine
+    checkpoint_s: float = Field(default=60.0, ge=0)  # seconds between checkpoints; 0: every update
+    max_minutes: float | None = Field(default=None, gt=0)  # makes the result depend on the speed
+
+
+class Plan(Frozen):
+    """A :class:`TrainConfig` with everything looked up; decides the run's results."""
+
+    scenario: Scenario
+    control: Control
+    observation: str
+    reward: str | dict[str, Any]
+    settings: Hyperparameters
+    seed: int
+    torch_threads: int
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Plan:
+        """Look up scenario and settings.
+
+        Raises:
+            ConfigError: something named does not exist or cannot be used.
+        """
+        changes = dict(config.settings)
+        if config.clusters is not None:
+            changes["clusters"] = config.clusters
+        settings = load_hyperparameters(config.control, changes)
+        scenario = Scenario.load(config.scenario).replace(config.overrides)
+        plan = cls(
+            scenario=scenario,
+            control=config.control,
+            observation=config.observation,
+            reward=config.reward,
+            settings=settings,
+            seed=config.seed,
+            torch_threads=config.torch_threads,
+        )
+        plan.check()
+        if config.decisions is None:
+            return plan
+        updates = -(-config.decisions // plan.rollout)
+        return plan.model_copy(
+            update={"settings": settings.model_copy(update={"updates": updates})}
+        )
+
+    @property
+    def layout(self) -> Layout:
+        """How the rows map to clusters and nodes."""
+        return Layout(self.control, self.settings.clusters, self.scenario.nodes)
+
+    @property
+    def rollout(self) -> int:
+        """Decisions between two updates."""
+        return self.layout.rows * self.settings.n_steps
+
+    @property
+    def decisions(self) -> int:
+        """Decisions until training ends."""
+        return self.settings.updates * self.rollout
+
+    def view(self) -> View:
+        """How the network is connected to the environment."""
+        settings, episode = self.settings, self.scenario.episode
+        if self.observation not in FEATURES:
+            hint = nearest(self.observation, FEATURES)
+            raise ConfigError(f"observation {self.observation!r} does not exist{hint}")
+        values = {
+            "control": self.control,
+            "observation": self.observation,
+            "features": [feature.name for feature in FEATURES[self.observation]],
+            "nodes": self.scenario.nodes,
+            "action": settings.action,
+            "base": settings.base if settings.action == "residual" else "",
+            "bound": settings.bound,
+            "context": settings.context,
+            "share_min": episode.share_min,
+            "share_max": episode.share_max,
+        }
+        return View.parse(values, "agent")
+
+    def check(self) -> None:
+        """Raise a :class:`ConfigError` for what would fail only when training begins."""
+        settings = self.settings
+        settings.batch(self.layout.rows)
+        if settings.clusters % settings.group:
+            raise ConfigError(
+                f"group {settings.group} does not divide the {settings.clusters} clusters"
+            )
+        self.view().load_base()
+        Reward(RewardConfig.load(self.reward), self.scenario, self.layout)
+
+
+class RunFolder:
+    """The files of one run.
+
+    ``run.yaml`` what was asked, what it resolved to, versions; ``curve.csv`` one row per update;
+    ``tensorboard/``; ``checkpoints/`` while it runs; ``model.zip`` and ``result.json`` at the end.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.run_file = self.path / "run.yaml"
+        self.curve = self.path / "curve.csv"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoints = self.path / "checkpoints"
+        self.model = self.path / "model.zip"
+        self.result = self.path / "result.json"
+
+    def begin(self, config: TrainConfig, plan: Plan) -> None:
+        """Claim the folder for a new run.
+
+        Raises:
+            ConfigError: it holds another run, and ``config.overwrite`` is not set.
+        """
+        kept = [p for p in self._files() if p.exists()]
+        if kept and not config.overwrite:
+            done = "a finished run" if self.result.exists() else "an unfinished run"
+            go_on = "" if self.result.exists() else f"continue it with --resume {self.path}, "
+            raise ConfigError(
+                f"{self.path} holds {done} ({', '.join(p.name for p in kept)}): {go_on}"
+                "name another folder with --run-dir, or remove it with --overwrite"
+            )
+        for old in kept:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        about = {
+            "run": plan.digest(),
+            "scenario_digest": plan.scenario.digest(),
+            "versions": versions(),
+            "args": config.model_dump(mode="json"),
+            "plan": plan.model_dump(mode="json"),
+        }
+        text = yaml.safe_dump(about, sort_keys=False, allow_unicode=True)
+        write_text(self.run_file, text)
+
+    def read(self) -> tuple[TrainConfig, Plan, dict[str, str]]:
+        """Read the run that the folder holds.
+
+        Returns:
+            What was asked, what it resolved to, and the versions it began with.
+
+        Raises:
+            ConfigError: there is no run here.
+            CheckpointError: ``run.yaml`` was changed by hand or by a damaged disk.
+        """
+        if not self.run_file.is_file():
+            raise ConfigError(f"{self.path} holds no training run (no {self.run_file.name})")
+        about = read_yaml(self.run_file)
+        try:
+            config = TrainConfig.parse(about["args"], str(self.run_file))
+            plan = Plan.parse(about["plan"], str(self.run_file))
+            run, began_with = about["run"], dict(about["versions"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{self.run_file}: cannot be used ({error})") from None
+        if run != plan.digest():
+            raise CheckpointError(
+                f"{self.run_file}: its plan has digest {plan.digest()}, but it says {run}: it was "
+                "changed since the run began. Undo the change, or begin a new run"
+            )
+        return config, plan, began_with
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Mark the run as finished."""
+        write_text(self.result, json.dumps(result, indent=1) + "\n")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training into this folder.
+
+        Raises:
+            ConfigError: another process does so now.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            if not try_lock(file.fileno()):
+                raise ConfigError(
+                    f"another process is training into {self.path}; wait for it, stop it, or name "
+                    "another folder"
+                )
+            yield
+
+    def _files(self) -> list[Path]:
+        return [
+            self.run_file, self.curve, self.tensorboard, self.checkpoints, self.model, self.result,
+        ]  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result to the last bit."""
+    found = {"helm-gym": __version__}
+    for package in PACKAGES:
+        found[package] = metadata.version(package)
+    return found
