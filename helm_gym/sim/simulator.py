@@ -232,9 +232,9 @@ class Simulator:
         kernel.fast_forward(state, params, begin)
         state.arrivals.clock[Clock.NEXT_TICK] = begin + params.cache.tick_s
         kv_cache.clear(state.kv, params.cache.entries)
-        state.stages.link_free[:] = begin
-        state.stages.gpu_free[:] = begin
         emb_cache.clear(state.emb, params.cache, begin)
         for node in range(self.scenario.nodes):
             kernel.set_share(state, params, node, share, begin)
             emb_cache.fill_pages(state.emb, params.cache, node)
+        state.stages.link_free[:] = begin  # whatever naive refill has just booked
+        state.stages.gpu_free[:] = begin
