@@ -224,6 +224,7 @@ def _assign(data: dict[str, Any], path: str, value: Any) -> None:
         if not isinstance(node, (dict, list)):
             raise ConfigError(f"{path}: {'.'.join(parents[: depth + 1])} has no settings below it")
     if isinstance(node, list):
+        _child(node, last, path)
         node[int(last)] = value
     elif (
         isinstance(node.get(last), dict)

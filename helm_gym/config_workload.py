@@ -150,7 +150,7 @@ class Workload(Frozen):
     users: int = Field(default=200_000, gt=0)
     session_start_cv: float = Field(default=1.0, gt=0)  # 1 is Poisson, else Gamma
     load: float = Field(default=0.7, gt=0)  # fraction of the best static share's capacity
-    # Highest rate (of the busiest time) at which the best static share meets the SLO throughout.
+    # Highest steady rate that the best static share of the busiest mix carries within the SLO.
     capacity_rps_per_node: Positive
     regime: Regime = Field(default_factory=Steady)
     replay: Replay | None = None

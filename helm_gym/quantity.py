@@ -151,24 +151,26 @@ def _explain(cls: type[BaseModel], error: ValidationError, where: str) -> str:
 
 def _model_at(cls: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:
     """Follow an error location to the model class that refused a key."""
-    current: Any = cls
+    candidates: list[type[BaseModel]] = [cls]
     for part in location:
-        if isinstance(part, int) or part in {"function-before"}:
+        tagged = [m for m in candidates if len(candidates) > 1 and _tag(m) == part]
+        if isinstance(part, int) or tagged:
+            candidates = tagged or candidates
             continue
-        field = current.model_fields.get(part)
-        if field is None:
-            continue  # a tag of a discriminated union
-        current = _first_model(field.annotation)
-        if current is None:
-            return None
-    return current if isinstance(current, type) else None
+        fields = [m.model_fields[part] for m in candidates if part in m.model_fields]
+        if fields:
+            candidates = [m for field in fields for m in _models(field.annotation)]
+    return candidates[0] if candidates else None
 
 
-def _first_model(annotation: Any) -> Any:
+def _tag(model: type[BaseModel]) -> Any:
+    """Value of ``kind`` that chooses ``model`` from a union."""
+    return model.model_fields["kind"].default if "kind" in model.model_fields else None
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """Every model class inside an annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for inner in getattr(annotation, "__args__", ()):
-        found = _first_model(inner)
-        if found is not None:
-            return found
-    return None
+        return [annotation]
+    inside = getattr(annotation, "__args__", ())
+    return [model for inner in inside for model in _models(inner)]

@@ -14,6 +14,7 @@ from helm_gym.sim.layout import Array, Emb, Stages
 from helm_gym.sim.params import Cache, Cost
 
 FULL = 0.99  # a page this full is not worth a whole-shard copy (assumed)
+ROUNDING = 1e-6  # a missing part below this is float32 rounding of the weights, not a row
 SOLVER_STEPS = 48  # halvings of the characteristic time's logarithm
 
 
@@ -34,7 +35,8 @@ def set_fill(emb: Emb, weights: Array, node: int, shard: int, fill: float) -> No
 def hit_rate(emb: Emb, group: int, node: int, drift: float) -> float:
     """Expected part of a request's look-ups that hit; ``drift`` in [0, 1] blends interests."""
     now, later = emb.readout[0, group, node], emb.readout[1, group, node]
-    return min(1.0, max(0.0, now + drift * (later - now)))
+    rate = now + drift * (later - now)
+    return 1.0 if 1.0 - rate < ROUNDING else max(0.0, rate)
 
 
 @kernel
@@ -261,6 +263,9 @@ def _resident_shards(emb: Emb, cache: Cache, node: int, age_s: float) -> float:
 def _age_rows(emb: Emb, cache: Cache, node: int) -> None:
     """Row LRU: drop rows older than the characteristic time at which the rest just fits (Che)."""
     capacity = float(emb.capacity[node])
+    if capacity == 0.0:
+        for s in range(emb.fill.shape[1]):
+            set_fill(emb, cache.weights, node, s, 0.0)
     total = 0.0
     for s in range(emb.fill.shape[1]):
         total += emb.fill[node, s]

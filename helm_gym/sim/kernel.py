@@ -154,11 +154,11 @@ def _serve_on(
     link_start = max(time, stages.link_free[node])
     gpu_start = max(link_start + link, stages.gpu_free[node])
     wait = gpu_start - link - time
-    if not held:
-        _note_ghost(state, params, node, request, miss_fraction)
     if wait > routing.deadline_s:
         sums[Node.SHED] += 1.0
         return -1.0, held, missing
+    if not held:
+        _note_ghost(state, params, node, request, miss_fraction)
     done = gpu_start + gpu
     stages.link_free[node] = link_start + link
     stages.gpu_free[node] = done

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from helm_gym.sim.compiled import inlined, kernel
+from helm_gym.sim.emb_cache import ROUNDING
 from helm_gym.sim.kv_cache import resident
 from helm_gym.sim.layout import Emb, Kv, Stages
 from helm_gym.sim.params import Cost, Routing
@@ -81,8 +82,9 @@ def predicted_completion(kv: Kv, emb: Emb, stages: Stages, cost: Cost, request: 
             held = (word >> np.uint64(i)) & np.uint64(1) != np.uint64(0)
             wanted = request.bytes_hit if held else request.bytes_miss
             gpu = request.gpu_hit if held else request.gpu_miss
-            missing = max(0.0, 1.0 - (now[n] + drift * (later[n] - now[n]))) * wanted
-            link = cost.link_latency + missing * cost.link_byte
+            fraction = 1.0 - (now[n] + drift * (later[n] - now[n]))
+            missing = fraction * wanted if fraction >= ROUNDING else 0.0
+            link = cost.link_latency + missing * cost.link_byte if missing > 0.0 else 0.0
             finish[n] = max(max(time, stages.link_free[n]) + link, stages.gpu_free[n]) + gpu
     node = 0
     for n in range(1, n_nodes):

@@ -31,7 +31,7 @@ Floats = NDArray[np.float64]
 Buffer = NDArray[np.uint8]
 NO_RECORD = np.zeros((0, kernel.RECORD_FIELDS))
 POOLS_KEPT = 3  # sets of warm starts kept, one per initial share
-SETTLE_SESSIONS = 4.0  # mean session durations after which the source counts as settled
+SETTLE_SESSIONS = 24.0  # mean session durations after which the source counts as settled
 SETTLE_AT_MOST_S = 7200.0
 REMEDY = {
     Status.SESSIONS_FULL: "more sessions are active than the scenario's rates let expect",

@@ -1,0 +1,476 @@
+"""The slow twin: docs/model.md a second time, in plain Python, for tests only.
+
+Written from the document with heaps, dicts and lists. From the library it takes data that cannot
+be written down twice (users and look-up probabilities, drawn with NumPy, and the schedule table)
+and the names of columns; no formula and no kernel. Section numbers below are the document's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from reference_workload import MASK, Asked, Draws, Source, scramble
+
+from helm_gym.config import Scenario
+from helm_gym.config_workload import Trend
+from helm_gym.seeding import Stream
+from helm_gym.sim.layout import Node as Column
+from helm_gym.sim.lowering import Lowered
+
+GB, MS, US, NS, TERA = 1e9, 1e-3, 1e-6, 1e-9, 1e12
+SKIP_FULL = 0.99  # section 6: a page that misses filled this far is not copied
+
+
+@dataclass
+class Node:
+    """One node: two servers, KV as an ordered dict, EMB as a dict of pages."""
+
+    shards: int
+    groups: int
+    now: float
+    share: float = -1.0
+    kv_blocks: int = 0  # capacity
+    emb_pages: int = 0  # capacity
+    kv: OrderedDict[int, int] = field(default_factory=OrderedDict)  # user -> tokens, oldest first
+    inserted: int = 0  # KV blocks ever
+    fill: dict[int, float] = field(default_factory=dict)  # shard with a page -> resident part
+    queue: deque[int] = field(default_factory=deque)  # shards to copy
+    ready: deque[float] = field(default_factory=deque)  # naive: when each of them arrives
+    copied: float = 0.0  # throttled: bytes of the first one that are there
+    outside_rate: float = 0.0  # look-up bytes/s of the hottest shard outside
+
+    def __post_init__(self) -> None:
+        self.link_free = self.gpu_free = self.refilled_to = self.now
+        self.heat = [0.0] * self.shards
+        self.asked = [0.0] * self.groups  # bytes looked up since the last tick
+        self.sums = dict.fromkeys(Column, 0.0)
+
+    @property
+    def free(self) -> float:
+        """When both servers are free."""
+        return max(self.link_free, self.gpu_free)
+
+
+class Twin:
+    """A cluster that starts cold and is driven window by window, as ``Simulator.record`` is."""
+
+    def __init__(self, scenario: Scenario, low: Lowered) -> None:
+        self.scenario, self.low = scenario, low
+        cache = low.params.cache  # for the look-up probabilities alone
+        self.now_p: list[list[float]] = cache.by_group[0].tolist()
+        self.later_p: list[list[float]] = cache.by_group[1].tolist()
+        self.shards, self.groups = len(self.now_p[0]), len(self.now_p)
+        self.hottest = [
+            sorted(range(self.shards), key=lambda s: (-row[s], s))[:20] for row in self.now_p
+        ]
+        emb, kv, model = scenario.emb, scenario.kv, scenario.hardware.model
+        self.pool = scenario.memory.pool_gb.value * GB
+        self.shard_bytes = emb.table_gb.value * GB / emb.shards
+        self.block_bytes = kv.block_tokens * 2 * model.layers.value * model.width.value * 2
+        self.lru, self.naive = emb.policy == "lru", scenario.refill.mode == "naive"
+        host = scenario.hardware.host
+        keys = host.keys_per_s.value * emb.bytes_per_key.value
+        self.miss_rate = min(host.miss_gbps.value * GB, keys)
+        copy_s = host.latency_us.value * US + self.shard_bytes / (host.bulk_gbps.value * GB)
+        self.refill_rate = self.shard_bytes / copy_s
+        regime = scenario.workload.regime
+        self.drift_half_life = math.inf
+        if isinstance(regime, Trend):
+            own = scenario.workload.profile.interest_half_life_s.value / regime.speedup
+            self.drift_half_life = regime.drift_half_life_s or own
+        self.router = getattr(self, f"_{scenario.router.name}")
+        self.history = low.users["history"].tolist()
+        self.last_seen = [-math.inf] * len(self.history)
+        self.evicted: dict[int, tuple[int, int]] = {}  # user -> (node, its clock)
+        self.turn = 0
+
+    # -- costs, section 5 --------------------------------------------------------------------
+
+    def gpu_seconds(self, new: float, cached: float, candidates: float) -> float:
+        gpu, model = self.scenario.hardware.gpu, self.scenario.hardware.model
+        layers, d, m = model.layers.value, model.width.value, new + candidates
+        P_g, BW_g = gpu.gemm.tflops.value * TERA, gpu.gemm.gbps.value * GB
+        P_p, BW_p = gpu.prefill.tflops.value * TERA, gpu.prefill.gbps.value * GB
+        P_x = gpu.incremental.cross_tflops.value * TERA
+        P_s = gpu.incremental.self_tflops.value * TERA
+        c_q = gpu.incremental.per_query_ns.value * NS
+        gemm = 2 * gpu.gemm.launch_us.value * US
+        gemm += 10 * d**2 * m / P_g + (14 * d * m + 10 * d**2) / BW_g
+        if cached == 0:
+            attention = gpu.prefill.launch_us.value * US + 2 * d * new**2 / P_p
+            attention += gpu.prefill.per_key_ns.value * NS * new + 8 * d * new / BW_p
+            attention += 4 * d * candidates * new / P_x + c_q * candidates
+        else:
+            attention = gpu.incremental.launch_us.value * US + 4 * d * m * cached / P_x
+            attention += 4 * d * candidates * new / P_x + 2 * d * new**2 / P_s + c_q * m
+        return layers * (gemm + gpu.hstu_factor.value * attention)
+
+    def link_seconds(self, missing: float) -> float:
+        latency = self.scenario.hardware.host.latency_us.value * US
+        return latency + missing / self.miss_rate if missing > 0.0 else 0.0
+
+    def look_ups(self, history_rows: float, candidates: float) -> float:
+        emb = self.scenario.emb
+        history = history_rows * emb.history_row_bytes.value
+        return history + candidates * emb.candidate_row_bytes.value
+
+    # -- EMB cache, sections 4 and 6 ------------------------------------------------------------
+
+    def probability(self, group: int, shard: int, time: float) -> float:
+        now, later = self.now_p[group][shard], self.later_p[group][shard]
+        return now + (1 - 2 ** (-max(0.0, time) / self.drift_half_life)) * (later - now)
+
+    def hit_rate(self, node: Node, group: int, time: float) -> float:
+        total = sum(self.probability(group, s, time) * f for s, f in node.fill.items())
+        return min(1.0, max(0.0, total))
+
+    def install(self, node: Node, now: float) -> None:
+        """Let refill come as far as the link allows by ``now``."""
+        if self.naive:
+            while node.queue and node.ready[0] <= now:
+                node.ready.popleft()
+                self._finish_copy(node)
+            return
+        idle = now - max(node.link_free, node.refilled_to)
+        node.refilled_to = max(node.refilled_to, now)
+        while node.queue and idle > 0.0:
+            shard = node.queue[0]
+            if node.copied == 0.0 and node.fill.get(shard, 1.0) >= SKIP_FULL:
+                node.queue.popleft()  # its page has gone, or misses filled it
+                continue
+            rest = (self.shard_bytes - node.copied) / self.refill_rate
+            spent = min(idle, rest)
+            self._book_copying(node, spent)
+            idle -= spent
+            node.copied += spent * self.refill_rate
+            if spent == rest:
+                self._finish_copy(node)
+
+    def _book_copying(self, node: Node, seconds: float) -> None:
+        node.sums[Column.LINK_S] += seconds
+        node.sums[Column.REFILL_BYTES] += seconds * self.refill_rate
+
+    def _finish_copy(self, node: Node) -> None:
+        shard = node.queue.popleft()
+        node.copied = 0.0
+        node.sums[Column.SHARD_LOADS] += 1
+        if shard in node.fill:
+            node.fill[shard] = 1.0
+
+    def _give_page(self, node: Node, shard: int, now: float) -> None:
+        node.fill[shard] = 0.0
+        if shard in node.queue:
+            return  # an earlier copy of it is still on its way
+        node.queue.append(shard)
+        if self.naive:
+            seconds = self.shard_bytes / self.refill_rate
+            node.link_free = max(node.link_free, now) + seconds
+            node.ready.append(node.link_free)
+            self._book_copying(node, seconds)
+
+    def _outside(self, node: Node) -> list[int]:
+        """Shards without a page, hottest first."""
+        without = [s for s in range(self.shards) if s not in node.fill]
+        return sorted(without, key=lambda s: (-node.heat[s], s))
+
+    def _coldest(self, node: Node) -> int:
+        return min(node.fill, key=lambda s: (node.heat[s], s))
+
+    def set_share(self, node: Node, share: float, now: float) -> None:
+        """Section 1, and the moves of sections 3, 4 and 6."""
+        node.share = share
+        node.kv_blocks = math.floor((1 - share) * self.pool / self.block_bytes)
+        node.emb_pages = min(math.floor(share * self.pool / self.shard_bytes), self.shards)
+        self._evict(node)
+        self.install(node, now)
+        if self.lru:
+            self._age_rows(node)
+            return
+        while len(node.fill) > node.emb_pages:
+            del node.fill[self._coldest(node)]
+        for shard in self._outside(node)[: node.emb_pages - len(node.fill)]:
+            self._give_page(node, shard, now)
+
+    def tick(self, now: float) -> None:
+        emb = self.scenario.emb
+        for node in self.nodes:
+            self.install(node, now)
+            for s in range(self.shards):
+                seen = sum(
+                    asked * self.probability(g, s, now)
+                    for g, asked in enumerate(node.asked)
+                    if asked > 0.0
+                )
+                node.heat[s] = node.heat[s] * 2 ** (-emb.tick_s / emb.heat_half_life_s) + seen
+                if s in node.fill:
+                    node.fill[s] = 1 - (1 - node.fill[s]) * math.exp(-seen / self.shard_bytes)
+            node.asked = [0.0] * self.groups
+            if self.lru:
+                self._age_rows(node)
+                missed = max((1 - node.fill[s]) * node.heat[s] for s in range(self.shards))
+                node.outside_rate = missed * math.log(2) / emb.heat_half_life_s
+            else:
+                self._swap(node, now)
+
+    def _swap(self, node: Node, now: float) -> None:
+        emb = self.scenario.emb
+        for _ in range(emb.swaps_per_tick):
+            hot = next(iter(self._outside(node)), None)
+            if hot is None or not node.fill:
+                break
+            cold = self._coldest(node)
+            if node.heat[hot] <= emb.swap_hysteresis * node.heat[cold]:
+                break
+            del node.fill[cold]
+            self._give_page(node, hot, now)
+            node.sums[Column.SWAPS] += 1
+        left = [node.heat[s] for s in self._outside(node)]
+        node.outside_rate = max(left, default=0.0) * math.log(2) / emb.heat_half_life_s
+
+    def _age_rows(self, node: Node) -> None:
+        """Che: rows older than the time T leave, with T such that the rest just fits."""
+        if node.emb_pages == 0:
+            node.fill = dict.fromkeys(node.fill, 0.0)
+        if sum(node.fill.values()) <= node.emb_pages:
+            return
+        per_second = math.log(2) / self.scenario.emb.heat_half_life_s / self.shard_bytes
+
+        def kept(age: float) -> list[float]:
+            return [
+                min(node.fill[s], 1 - math.exp(-node.heat[s] * per_second * age))
+                for s in range(self.shards)
+            ]
+
+        low, high = 1e-6, 1e12
+        while high / low > 1 + 1e-14:
+            middle = math.sqrt(low * high)
+            low, high = (low, middle) if sum(kept(middle)) > node.emb_pages else (middle, high)
+        node.fill = dict(enumerate(kept(low)))
+
+    # -- KV cache, section 3 ---------------------------------------------------------------------
+
+    def blocks(self, tokens: int) -> int:
+        return -(-tokens // self.scenario.kv.block_tokens)
+
+    def used(self, node: Node) -> int:
+        return sum(self.blocks(tokens) for tokens in node.kv.values())
+
+    def _evict(self, node: Node) -> None:
+        while self.used(node) > node.kv_blocks:
+            user, tokens = node.kv.popitem(last=False)
+            self.evicted[user] = self.nodes.index(node), node.inserted
+            node.sums[Column.EVICTED_BLOCKS] += self.blocks(tokens)
+
+    def _store(self, node: Node, user: int, tokens: int) -> None:
+        if self.blocks(tokens) > node.kv_blocks:
+            return
+        grown = self.blocks(tokens) - self.blocks(node.kv.get(user, 0))
+        node.kv[user] = tokens
+        node.kv.move_to_end(user)
+        self._evict(node)
+        node.inserted += grown
+
+    def _note_ghost(self, index: int, user: int, saved_gpu: float, saved_bytes: float) -> None:
+        """A miss on node ``index``; one eviction explains one miss."""
+        seeks_kv = self.scenario.router.name in (
+            "kv_affinity",
+            "predicted_completion",
+            "helm_score",
+        )
+        evictor, clock = self.evicted.get(user, (-1, 0))
+        if evictor != index and not (seeks_kv and evictor >= 0):
+            return
+        del self.evicted[user]
+        node = self.nodes[evictor]
+        if (node.inserted - clock) * self.block_bytes < self.scenario.kv.ghost_gb * GB:
+            node.sums[Column.GHOST_KV_S] += saved_gpu + saved_bytes / self.miss_rate
+
+    # -- routers, section 7 ----------------------------------------------------------------------
+
+    def _round_robin(self, asked: Asked, fresh: int, candidates: int) -> int:
+        return self.turn % len(self.nodes)
+
+    def _least_loaded(self, asked: Asked, fresh: int, candidates: int) -> int:
+        return min(range(len(self.nodes)), key=lambda n: (self.nodes[n].free, n))
+
+    def _consistent_hash(self, asked: Asked, fresh: int, candidates: int) -> int:
+        key, bucket, jump = scramble(asked.user), -1, 0
+        while jump < len(self.nodes):
+            bucket = jump
+            key = (key * 2862933555777941757 + 1) & MASK
+            jump = int((bucket + 1) * (2.0**31 / ((key >> 33) + 1)))
+        return bucket
+
+    def _kv_affinity(self, asked: Asked, fresh: int, candidates: int) -> int:
+        holders = [n for n, node in enumerate(self.nodes) if asked.user in node.kv]
+        among = holders or range(len(self.nodes))
+        return min(among, key=lambda n: (self.nodes[n].free, n))
+
+    def _predicted_completion(self, asked: Asked, fresh: int, candidates: int) -> int:
+        history, ends = self.history[asked.user], []
+        for n, node in enumerate(self.nodes):
+            new, cached = (fresh, history - fresh) if asked.user in node.kv else (history, 0)
+            missing = 1 - self.hit_rate(node, asked.group, asked.time)
+            link = self.link_seconds(missing * self.look_ups(new, candidates))
+            fetched = max(asked.time, node.link_free) + link
+            gpu = self.gpu_seconds(new, cached, candidates)
+            ends.append((max(fetched, node.gpu_free) + gpu, n))
+        return min(ends)[1]
+
+    def _helm_score(self, asked: Asked, fresh: int, candidates: int) -> int:
+        router, slo = self.scenario.router, self.scenario.slo.p99_ms.value * MS
+        w_kv, w_emb, w_load = self._weights()
+        favourite = self._consistent_hash(asked, fresh, candidates)
+        scores, loads = [], []
+        for n, node in enumerate(self.nodes):
+            loads.append(min(1.0, max(0.0, node.free - asked.time) / slo))
+            hot = self.hottest[asked.group]
+            score = w_emb * sum(node.fill.get(s, 0.0) for s in hot) / len(hot)
+            score += w_load * (1 - loads[n]) + (w_kv if asked.user in node.kv else 0.0)
+            scores.append(score + (router.affinity_bonus.value if n == favourite else 0.0))
+        best = max(range(len(scores)), key=lambda n: (scores[n], -n))
+        if loads[best] > router.overload.value:
+            return self._least_loaded(asked, fresh, candidates)
+        return best
+
+    def _weights(self) -> tuple[float, float, float]:
+        gpu, model = self.scenario.hardware.gpu, self.scenario.hardware.model
+        work, emb, router = self.scenario.workload, self.scenario.emb, self.scenario.router
+        layers, d = model.layers.value, model.width.value
+        prefill, gemm, h = gpu.prefill, gpu.gemm, math.exp(work.profile.history.log_mean.value)
+        per_token = 2 * d * h / (prefill.tflops.value * TERA) + prefill.per_key_ns.value * NS
+        per_token += 8 * d / (prefill.gbps.value * GB)
+        per_token *= gpu.hstu_factor.value
+        per_token += 10 * d * d / (gemm.tflops.value * TERA) + 14 * d / (gemm.gbps.value * GB)
+        kv = h * (layers * per_token + emb.history_row_bytes.value / self.miss_rate)
+        mix = work.base_mix()
+        mean = sum(mix[s.name] * s.candidates.value for s in work.surfaces)
+        rows = mean * emb.candidate_row_bytes.value / self.miss_rate
+        slo = self.scenario.slo.p99_ms.value * MS
+        profiled = [cost / (kv + rows + slo) for cost in (kv, rows, slo)]
+        given = (router.kv_weight, router.emb_weight, router.load_weight)
+        w = [p if own is None else own for own, p in zip(given, profiled, strict=True)]
+        return w[0], w[1], w[2]
+
+    # -- driving ---------------------------------------------------------------------------------
+
+    def cold_start(self, share: float, begin: float, settle_s: float, streams: Sequence[int]):
+        """Sessions settled, KV empty, the commonest shards' pages full, nothing queued."""
+        self.draws = Draws(streams)
+        self.source = Source(self.scenario, self.low, self.draws, begin - settle_s)
+        while self.source.next_before(begin):
+            pass
+        self.now, self.next_tick = begin, begin + self.scenario.emb.tick_s
+        self.nodes = [Node(self.shards, self.groups, begin) for _ in range(self.scenario.nodes)]
+        for node in self.nodes:
+            rows = self.now_p[:-1]  # every group asked equally often, one table in all
+            each = self.shard_bytes * self.shards / len(rows)
+            node.heat = [sum(row[s] for row in rows) * each for s in range(self.shards)]
+            if self.lru:
+                node.fill = dict.fromkeys(range(self.shards), 1.0)
+            self.set_share(node, share, begin)
+            node.fill = dict.fromkeys(node.fill, 1.0)
+            if self.lru:
+                self._age_rows(node)
+            node.queue.clear()
+            node.ready.clear()
+            node.link_free = begin
+
+    def reseed(self, streams: Sequence[int]) -> None:
+        """What a reset does after the warm start is copied."""
+        self.draws.states = [int(state) for state in streams]
+
+    def window(self, shares: Sequence[float]) -> list[tuple[float, ...]]:
+        """One decision period; a row per request, as ``Simulator.record`` gives it."""
+        until = self.now + self.scenario.episode.step_s
+        for node, share in zip(self.nodes, shares, strict=True):
+            node.sums = dict.fromkeys(Column, 0.0)
+            if share != node.share:
+                self.set_share(node, float(share), self.now)
+        rows = []
+        asked = self.source.next_before(until)
+        while asked:
+            self._ticks(asked.time)
+            rows.append(self._serve(asked))
+            asked = self.source.next_before(until)
+        self._ticks(until)
+        for node in self.nodes:
+            self.install(node, until)
+            self._levels(node, until)
+        self.now = until
+        return rows
+
+    def _ticks(self, until: float) -> None:
+        while self.next_tick <= until:
+            self.tick(self.next_tick)
+            self.next_tick += self.scenario.emb.tick_s
+
+    def _levels(self, node: Node, until: float) -> None:
+        pages = self.scenario.kv.ghost_gb * GB / self.shard_bytes
+        rows = sum(node.fill.values()) if self.lru else len(node.fill)
+        node.sums |= {
+            Column.LINK_DELAY_S: max(0.0, node.link_free - until),
+            Column.GPU_DELAY_S: max(0.0, node.gpu_free - until),
+            Column.REFILL_BACKLOG: len(node.queue) * self.shard_bytes - node.copied,
+            Column.MARGINAL_EMB_S: node.outside_rate * pages / self.miss_rate,
+            Column.EMB_BYTES: rows * self.shard_bytes,
+            Column.KV_BYTES: self.used(node) * self.block_bytes,
+            Column.SHARE: node.share,
+        }
+
+    def _new_items(self) -> int:
+        mean = self.scenario.workload.profile.new_items_per_request.value
+        whole, part = int(mean), mean - int(mean)
+        return whole + (part > 0 and self.draws.uniform(Stream.ITEMS) < part)
+
+    def _serve(self, asked: Asked) -> tuple[float, ...]:
+        time, user, group, surface, first = asked
+        longest = int(self.scenario.hardware.model.max_history.value)
+        fresh = self._new_items()
+        history = self.history[user] = min(self.history[user] + fresh, longest)
+        fresh = min(fresh, history)
+        candidates = int(self.scenario.workload.surfaces[surface].candidates.value)
+        index = self.router(asked, fresh, candidates)
+        node, slo = self.nodes[index], self.scenario.slo
+        self.turn += 1
+        sums = node.sums
+        sums[Column.ARRIVED] += 1
+        sums[Column.HISTORY_TOKENS] += history
+        sums[Column.CANDIDATES] += candidates
+        sums[Column.HOT] += time - self.last_seen[user] <= self.scenario.episode.hot_user_s
+        sums[Column.WARM] += not first
+        self.last_seen[user] = time
+
+        self.install(node, time)
+        held = user in node.kv
+        new = max(history - node.kv[user], fresh) if held else history
+        gpu = self.gpu_seconds(new, history - new, candidates)
+        look_ups = self.look_ups(new, candidates)
+        part = 1 - self.hit_rate(node, group, time)
+        link = self.link_seconds(part * look_ups)
+        fetched = max(time, node.link_free) + link
+        start = max(fetched, node.gpu_free)
+        wait = start - link - time
+        if wait > slo.deadline_ms.value * MS:
+            sums[Column.SHED] += 1
+            return time, user, index, -1.0, held, part * look_ups
+        if not held:
+            saved_gpu = gpu - self.gpu_seconds(fresh, history - fresh, candidates)
+            saved = look_ups - self.look_ups(fresh, candidates)
+            self._note_ghost(index, user, saved_gpu, part * saved)
+        node.link_free, node.gpu_free = fetched, start + gpu
+        latency = node.gpu_free - time
+        sums[Column.LATENCY_S] += latency
+        sums[Column.WAIT_S] += wait
+        sums[Column.WITHIN_SLO] += latency <= slo.p99_ms.value * MS
+        sums[Column.KV_HITS] += held
+        sums[Column.LOOKUP_BYTES] += look_ups
+        sums[Column.MISS_BYTES] += part * look_ups
+        sums[Column.LINK_S] += link
+        sums[Column.GPU_S] += gpu
+        node.asked[group] += look_ups
+        self._store(node, user, history)
+        return time, user, index, latency, held, part * look_ups
