@@ -13,7 +13,7 @@ import numpy as np
 from helm_gym.sim.compiled import inlined, kernel
 from helm_gym.sim.emb_cache import ROUNDING
 from helm_gym.sim.kv_cache import resident
-from helm_gym.sim.layout import Emb, Kv, Stages
+from helm_gym.sim.layout import Array, Emb, Kv, Stages
 from helm_gym.sim.params import Cost, Routing
 from helm_gym.sim.rng import mix64
 
@@ -68,6 +68,33 @@ def kv_affinity(kv: Kv, stages: Stages, user: int) -> int:
 
 
 @inlined
+def _first_least(values: Array) -> int:
+    """Index of the least value, the first of equals.
+
+    Four independent searches, because one waits for each comparison before the next.
+    """
+    whole = values.size - values.size % 4
+    a, b, c, d = np.inf, np.inf, np.inf, np.inf
+    i, j, k, m = 0, 0, 0, 0
+    for n in range(0, whole, 4):
+        va, vb, vc, vd = values[n], values[n + 1], values[n + 2], values[n + 3]
+        i, a = (n, va) if va < a else (i, a)
+        j, b = (n + 1, vb) if vb < b else (j, b)
+        k, c = (n + 2, vc) if vc < c else (k, c)
+        m, d = (n + 3, vd) if vd < d else (m, d)
+    if b < a or (b == a and j < i):
+        i, a = j, b
+    if d < c or (d == c and m < k):
+        k, c = m, d
+    if c < a or (c == a and k < i):
+        i, a = k, c
+    for n in range(whole, values.size):
+        if values[n] < a:
+            i, a = n, values[n]
+    return i
+
+
+@inlined
 def predicted_completion(kv: Kv, emb: Emb, stages: Stages, cost: Cost, request: Request) -> int:
     """Node on which link and GPU, given what is resident there, finish the request first."""
     finish = stages.finish
@@ -86,11 +113,7 @@ def predicted_completion(kv: Kv, emb: Emb, stages: Stages, cost: Cost, request: 
             missing = fraction * wanted if fraction >= ROUNDING else 0.0
             link = cost.link_latency + missing * cost.link_byte if missing > 0.0 else 0.0
             finish[n] = max(max(time, stages.link_free[n]) + link, stages.gpu_free[n]) + gpu
-    node = 0
-    for n in range(1, n_nodes):
-        if finish[n] < finish[node]:
-            node = n
-    return node
+    return _first_least(finish)
 
 
 @kernel
