@@ -272,9 +272,7 @@ def other_python() -> Iterator[tuple[str, str]]:
         yield path.name, path.read_text("utf-8")
     for path in sorted((CHECKOUT / "notebooks").rglob("*.ipynb")):
         cells = json.loads(path.read_text("utf-8"))["cells"]
-        code = "\n".join(
-            "".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"
-        )
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
         # Lines that start with % or ! are IPython's, not Python's.
         lines = [line for line in code.splitlines() if not line.startswith(("%", "!"))]
         yield path.name, "\n".join(lines)

@@ -1,0 +1,150 @@
+"""Policies by name: ``static:0.45``, ``balance``, ``ppo:runs/x/model.zip``, ``my_module:MyPolicy``.
+
+Two specs name a search rather than a policy, ``static:best`` and ``balance:best``; they depend on
+the scenario, so :mod:`helm_gym.baselines.tune` resolves them to one of the others.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from helm_gym.baselines.balance import BalancePolicy
+from helm_gym.baselines.static import StaticPolicy
+from helm_gym.errors import ConfigError, nearest
+from helm_gym.policy import Policy
+
+SEARCHES = ("static:best", "balance:best")
+"""Specs that a grid search on tuning seeds resolves."""
+
+FORMS: Mapping[str, str] = {
+    "static": "static:0.45 (that share for ever) or static:best (grid search)",
+    "balance": "balance, balance:gain=0.6,bias=0.05,max_move=0.06,control=node or balance:best",
+    "ppo": "ppo:PATH (a model.zip of helm-gym train, or its run folder)",
+    "module": "package.module:Class (anything that meets helm_gym.policy.Policy)",
+}
+"""How each kind of spec is written."""
+
+
+def make_policy(spec: str) -> Policy:
+    """Make the policy that a spec names.
+
+    Args:
+        spec: one of :data:`FORMS`.
+
+    Raises:
+        ConfigError: the spec names nothing; the message has the nearest name.
+        CheckpointError: the file of a ``ppo:`` spec cannot be used.
+    """
+    spec = spec.strip()
+    if spec in SEARCHES:
+        raise ConfigError(
+            f"policy {spec!r} is found by a grid search on a scenario; use it in helm-gym "
+            "evaluate, or resolve it with helm_gym.baselines.tune.resolve(scenario, spec)"
+        )
+    kind, _, rest = spec.partition(":")
+    makers: dict[str, Callable[[str, str], Policy]] = {
+        "static": _static,
+        "balance": _balance,
+        "ppo": _ppo,
+    }
+    if kind in makers:
+        return makers[kind](spec, rest)
+    if rest:
+        return _from_module(spec, kind, rest)
+    raise ConfigError(f"policy {spec!r} does not exist{nearest(kind, makers)}\n{_forms()}")
+
+
+def _forms() -> str:
+    return "Policies are written as: " + "; ".join(FORMS.values())
+
+
+def _static(spec: str, rest: str) -> Policy:
+    try:
+        share = float(rest)
+    except ValueError:
+        hint = nearest(spec, SEARCHES) if rest.isalpha() else ""
+        raise ConfigError(f"policy {spec!r} needs a share{hint}; write {FORMS['static']}") from None
+    return StaticPolicy(share)
+
+
+def _balance(spec: str, rest: str) -> Policy:
+    settings: dict[str, Any] = {}
+    known = [name for name in inspect.signature(BalancePolicy).parameters]
+    for pair in rest.split(",") if rest else ():
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        if name not in known or not equals:
+            raise ConfigError(
+                f"policy {spec!r}: {pair.strip()!r} is no setting{nearest(name, known)}; write "
+                f"{FORMS['balance']}"
+            )
+        settings[name] = value if name == "control" else _number(spec, name, value)
+    return BalancePolicy(**settings)
+
+
+def _number(spec: str, name: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ConfigError(f"policy {spec!r}: {name} needs a number, got {value!r}") from None
+
+
+def _ppo(spec: str, rest: str) -> Policy:
+    if not rest:
+        raise ConfigError(f"policy {spec!r} needs a file; write {FORMS['ppo']}")
+    from helm_gym.agents.policy import PpoPolicy
+
+    policy: Policy = PpoPolicy(rest)
+    return policy
+
+
+def _from_module(spec: str, module: str, name: str) -> Policy:
+    try:
+        found = _import(module)
+    except ModuleNotFoundError as error:
+        if error.name and (module == error.name or module.startswith(f"{error.name}.")):
+            kinds = [kind for kind in FORMS if kind != "module"]
+            raise ConfigError(
+                f"policy {spec!r}: there is no module {error.name!r}{nearest(module, kinds)}\n"
+                f"{_forms()}"
+            ) from None
+        raise ConfigError(f"policy {spec!r}: importing it failed: {error}") from error
+    except Exception as error:
+        raise ConfigError(
+            f"policy {spec!r}: importing it raised {type(error).__name__}: {error}"
+        ) from error
+    if not hasattr(found, name):
+        public = [known for known in vars(found) if not known.startswith("_")]
+        raise ConfigError(f"policy {spec!r}: {module} has no {name!r}{nearest(name, public)}")
+    try:
+        policy = getattr(found, name)()
+    except Exception as error:
+        raise ConfigError(
+            f"policy {spec!r}: {name}() raised {type(error).__name__}: {error}; it has to be made "
+            "without arguments"
+        ) from error
+    missing = [part for part in ("reset", "act") if not callable(getattr(policy, part, None))]
+    if missing:
+        raise ConfigError(
+            f"policy {spec!r}: it has no {missing[0]}(); see helm_gym.policy.Policy for what a "
+            "policy needs"
+        )
+    found_policy: Policy = policy
+    return found_policy
+
+
+def _import(module: str) -> Any:
+    """Import a module; files in the working folder count, but only where nothing else matches."""
+    here = str(Path.cwd())
+    added = here not in sys.path
+    if added:
+        sys.path.append(here)
+    try:
+        return importlib.import_module(module)
+    finally:
+        if added:
+            sys.path.remove(here)

@@ -1,0 +1,127 @@
+"""The Policy protocol: what an agent must offer to be evaluated, and checks that say what is wrong.
+
+A policy sees observations and returns EMB shares. It says as class attributes which view of the
+environment it wants, and knows nothing else about it::
+
+    class Half:
+        control = "cluster"  # one share for all nodes; see helm_gym.envs.action.Layout
+        observation = "extended"  # a key of helm_gym.envs.observation.FEATURES
+
+        def reset(self, seed):
+            pass
+
+        def act(self, obs):
+            return np.full((len(obs), 1), 0.5)
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helm_gym.errors import PolicyError
+
+Array = NDArray[Any]
+
+DEFAULT_CONTROL = "cluster"
+DEFAULT_OBSERVATION = "extended"
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Decides EMB shares from observations, for many rows at once.
+
+    Optional attribute: ``initial_share`` (float), the share its clusters are warmed up with; the
+    scenario's ``episode.initial_share`` where a policy has none.
+    """
+
+    control: str  # "cluster", "per_node" or "node"
+    observation: str  # "paper7" or "extended"
+
+    def reset(self, seed: int) -> None:
+        """Begin an episode on every row; forget what the last one left behind."""
+
+    def act(self, obs: Array) -> Array:
+        """Choose shares.
+
+        Args:
+            obs: (rows, F) float32; (rows, M, F) with ``control="per_node"``. Rows are clusters,
+                or clusters times nodes with ``control="node"``.
+
+        Returns:
+            (rows, 1) shares in [0, 1]; (rows, M) with ``control="per_node"``.
+        """
+        ...
+
+
+def view_of(policy: Policy) -> tuple[str, str]:
+    """Control and observation that a policy asks for, or the defaults where it is silent."""
+    control = getattr(policy, "control", DEFAULT_CONTROL)
+    return str(control), str(getattr(policy, "observation", DEFAULT_OBSERVATION))
+
+
+def initial_share_of(policy: Policy) -> float | None:
+    """Share that a policy's clusters are warmed up with; None for the scenario's."""
+    share = getattr(policy, "initial_share", None)
+    return None if share is None else float(share)
+
+
+def checked_reset(policy: Policy, name: str, seed: int) -> None:
+    """Reset a policy.
+
+    Raises:
+        PolicyError: it raised; the message names it.
+    """
+    try:
+        policy.reset(seed)
+    except Exception as error:
+        raise PolicyError(
+            f"policy {name!r}: reset(seed={seed}) raised {type(error).__name__}: {error}"
+        ) from error
+
+
+def checked_act(policy: Policy, name: str, obs: Array, shape: tuple[int, int]) -> Array:
+    """Ask a policy for shares, and check them.
+
+    Args:
+        policy: who is asked.
+        name: what it is called in errors, its spec for instance.
+        obs: what it sees; it gets a copy, so that it cannot change what others see.
+        shape: (rows, shares per row) that its answer must have.
+
+    Returns:
+        Float64 array of that shape.
+
+    Raises:
+        PolicyError: it raised, or its answer is no number, not finite, outside [0, 1], or of
+            another shape.
+    """
+    try:
+        answer = policy.act(obs.copy())
+    except Exception as error:
+        raise PolicyError(
+            f"policy {name!r}: act(obs) raised {type(error).__name__}: {error} on observations of "
+            f"shape {obs.shape}"
+        ) from error
+    try:
+        shares = np.asarray(answer, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise PolicyError(
+            f"policy {name!r}: act(obs) returned {type(answer).__name__}, which is no array of "
+            f"numbers; return EMB shares of shape {shape}"
+        ) from None
+    if shares.shape != shape:
+        raise PolicyError(
+            f"policy {name!r}: act(obs) returned shape {shares.shape}, but observations of shape "
+            f"{obs.shape} ask for shares of shape {shape}"
+        )
+    wrong = ~((shares >= 0.0) & (shares <= 1.0))
+    if wrong.any():
+        row, column = (int(i) for i in np.argwhere(wrong)[0])
+        raise PolicyError(
+            f"policy {name!r}: act(obs) returned {shares[row, column]:g} in row {row}, column "
+            f"{column}; an EMB share is a number in [0, 1]"
+        )
+    return shares
