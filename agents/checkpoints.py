@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from helm_gym.agents.files import remove_leftovers
 from helm_gym.agents.pack import read_packed, write_packed
 from helm_gym.errors import CheckpointError
+from helm_gym.files import remove_leftovers
 
 if TYPE_CHECKING:
     from stable_baselines3 import PPO

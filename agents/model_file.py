@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from stable_baselines3 import PPO
 
-from helm_gym.agents.files import replacing
 from helm_gym.agents.policy import Card, model_entries
 from helm_gym.agents.run_folder import Plan
 from helm_gym.agents.view import View
+from helm_gym.files import replacing
 
 
 class LinearDecay:

@@ -22,8 +22,8 @@ from rich.progress import (
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter
 
-from helm_gym.agents.files import write_text
 from helm_gym.agents.sb3_vec_env import Sb3VecEnv
+from helm_gym.files import write_text
 
 LEARNING = ("approx_kl", "explained_variance", "std", "value_loss", "entropy_loss", "learning_rate")
 

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from helm_gym.agents.files import replacing
 from helm_gym.errors import CheckpointError
+from helm_gym.files import replacing
 
 TREE, SEAL = "tree.json", "seal.json"
 Array = NDArray[Any]

@@ -15,7 +15,6 @@ import yaml
 from pydantic import Field
 
 from helm_gym._version import __version__
-from helm_gym.agents.files import try_lock, write_text
 from helm_gym.agents.hyperparameters import Control, Hyperparameters, load_hyperparameters
 from helm_gym.agents.view import View
 from helm_gym.config import Scenario
@@ -23,6 +22,7 @@ from helm_gym.envs.action import Layout
 from helm_gym.envs.observation import FEATURES
 from helm_gym.envs.reward import Reward, RewardConfig
 from helm_gym.errors import CheckpointError, ConfigError, nearest
+from helm_gym.files import try_lock, write_text
 from helm_gym.quantity import Frozen, read_yaml
 
 PACKAGES = ("numpy", "numba", "gymnasium", "torch", "stable-baselines3")
@@ -31,7 +31,7 @@ PACKAGES = ("numpy", "numba", "gymnasium", "torch", "stable-baselines3")
 class TrainConfig(Frozen):
     """What to train. Defaults come from ``ppo.yaml`` where a field is ``None``."""
 
-    scenario: str | dict[str, Any] = "feasibility"  # name, YAML path or mapping
+    scenario: str | dict[str, Any] = "taobao-shift"  # name, YAML path or mapping
     overrides: dict[str, Any] = Field(default_factory=dict)  # dotted paths into the scenario
     control: Control = "cluster"
     observation: str = "extended"

@@ -191,7 +191,7 @@ class _Demo:
         )
 
     def _write(self, evaluations: list[Evaluation]) -> None:
-        from helm_gym.agents.files import write_text
+        from helm_gym.files import write_text
 
         data = self._data(evaluations)
         page = report.render(data)

@@ -190,7 +190,7 @@ def save_rows(evaluations: Sequence[Evaluation], path: Path) -> None:
     Raises:
         ConfigError: another ending, or the file cannot be written.
     """
-    from helm_gym.agents.files import replacing
+    from helm_gym.files import replacing
 
     check_rows_file(path)
     rows = [row for evaluation in evaluations for row in evaluation.rows()]

@@ -287,7 +287,7 @@ def run_speed(
     speed = measure(quick, cold, progress)
     console.print(speed_table(speed, quick))
     if out is not None:
-        from helm_gym.agents.files import write_text
+        from helm_gym.files import write_text
 
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, json.dumps(as_dict(speed, quick), indent=1) + "\n")

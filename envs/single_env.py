@@ -107,7 +107,7 @@ class EmbKvEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
 
     def __init__(
         self,
-        scenario: str | Mapping[str, Any] | Scenario = "feasibility",
+        scenario: str | Mapping[str, Any] | Scenario = "taobao-shift",
         *,
         overrides: Mapping[str, Any] | None = None,
         control: str = "cluster",

@@ -71,7 +71,7 @@ class EmbKvVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         self,
         num_envs: int = 1,
         *,
-        scenario: str | Mapping[str, Any] | Scenario = "feasibility",
+        scenario: str | Mapping[str, Any] | Scenario = "taobao-shift",
         overrides: Mapping[str, Any] | None = None,
         control: str = "cluster",
         observation: str = "paper7",

@@ -353,7 +353,7 @@ def profile_fit(
     """Fit a workload profile to a log of interactions."""
     from rich.console import Console
 
-    from helm_gym.agents.files import write_text
+    from helm_gym.files import write_text
     from helm_gym.workload.fit import fit_profile
 
     fitted = fit_profile(

@@ -15,9 +15,9 @@ pytest.importorskip("torch")
 import torch
 
 from helm_gym.agents.checkpoints import load_checkpoint, load_latest, save_checkpoint
-from helm_gym.agents.files import replacing, write_text
 from helm_gym.agents.pack import read_packed, write_packed
 from helm_gym.errors import CheckpointError
+from helm_gym.files import replacing, write_text
 
 TREE = {
     "numbers": [1, -2.5, float("inf"), 2**100, True, None],

@@ -315,3 +315,9 @@ def test_no_window_reports_infinity_or_nan_when_requests_were_served() -> None:
         assert np.isfinite(report.cluster).all()
         assert report.node[0, :, Node.SHED].sum() > 0
     assert report.latency.shape == (1, N_BINS)
+
+
+def test_stepping_before_a_reset_is_refused():
+    simulator = Simulator(small_scenario())
+    with pytest.raises(ConfigError, match="reset"):
+        simulator.step(np.full((1, simulator.scenario.nodes), 0.5))

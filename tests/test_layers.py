@@ -32,6 +32,7 @@ LAYERS = {
     "helm_gym._version": 0,
     "helm_gym.errors": 0,
     "helm_gym.seeding": 0,
+    "helm_gym.files": 0,
     "helm_gym.units": 0,
     "helm_gym.quantity": 1,
     "helm_gym.config": 1,

@@ -68,6 +68,7 @@ class Simulator:
         self.threads = min(threads, clusters)
         self._buffers = np.zeros((clusters, buffer_bytes(self.lowered.sizes)), np.uint8)
         self._states = [view(row, self.lowered.sizes) for row in self._buffers]
+        self._ready = np.zeros(clusters, np.bool_)  # clusters that have been put on a warm start
         self._warm: OrderedDict[float, list[Buffer]] = OrderedDict()
         self._workers: tuple[int, ThreadPoolExecutor] | None = None
 
@@ -112,6 +113,7 @@ class Simulator:
         """
         snapshots = self.warm_starts(share)
         np.copyto(self._buffers[cluster], snapshots[start % len(snapshots)])
+        self._ready[cluster] = True
         self._states[cluster].arrivals.rng[:] = streams
 
     def step(self, shares: Floats, rows: NDArray[np.bool_] | None = None) -> Telemetry:
@@ -122,7 +124,9 @@ class Simulator:
             rows: (B,) clusters to step, all by default; the others report zeros.
         """
         shares = np.ascontiguousarray(shares, dtype=np.float64)
-        chosen = range(self.clusters) if rows is None else np.flatnonzero(rows).tolist()
+        chosen = list(range(self.clusters)) if rows is None else np.flatnonzero(rows).tolist()
+        if not self._ready[chosen].all():
+            raise ConfigError("a cluster has no state yet; call reset() or restore() before step()")
         if self.threads == 1 or len(chosen) == 1:
             for cluster in chosen:
                 self._step_one(cluster, shares[cluster])
@@ -156,6 +160,7 @@ class Simulator:
                 "it belongs to another scenario or number of clusters"
             )
         np.copyto(self._buffers, snapshot)
+        self._ready[:] = True
 
     def time(self, cluster: int) -> float:
         """Simulated instant of a cluster (s); the schedule began at 0."""
@@ -186,7 +191,7 @@ class Simulator:
                 "the sessions, or report the scenario as a defect"
             )
 
-    def _report(self, chosen: range | list[int]) -> Telemetry:
+    def _report(self, chosen: list[int]) -> Telemetry:
         node = np.zeros((self.clusters, self.scenario.nodes, N_NODE))
         cluster = np.full((self.clusters, N_CLUSTER), np.nan)
         latency = np.zeros((self.clusters, N_BINS), np.uint32)
