@@ -130,17 +130,15 @@ def findings_table(title: str, findings: Iterable[Finding], notes: Iterable[str]
     caption = "± is one standard error with events taken as independent."
     table = Table(title=title, caption="\n".join([*notes, caption]), caption_justify="left")
     table.add_column("setting", no_wrap=True)
-    table.add_column("value", justify="right", no_wrap=True)
-    table.add_column("±", justify="right")
-    table.add_column("n", justify="right")
-    table.add_column("how, or why not", overflow="fold")
+    table.add_column("value ± error", max_width=18)
+    table.add_column("how, or why not")
     for finding in sorted(findings, key=lambda f: not f.fitted):
         unit = "" if finding.unit == "1" else f" {finding.unit}"
-        value = f"{finding.value}{unit}".rstrip()
-        count = f"{finding.n:,}" if finding.n else ""
+        error = f" ± {finding.se}" if finding.se else ""
+        count = f" (n {finding.n:,})" if finding.n else ""
         style = None if finding.fitted else "dim"
         how = finding.how if finding.fitted else f"assumed: {finding.how}"
-        table.add_row(finding.setting, value, finding.se, count, how, style=style)
+        table.add_row(finding.setting, f"{finding.value}{error}{unit}", how + count, style=style)
     return table
 
 
