@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -267,8 +268,12 @@ class _Demo:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a result."""
-    return {"helm-gym": __version__, **{name: metadata.version(name) for name in PACKAGES}}
+    """Versions of what decides a result; what is not installed had no part in it."""
+    found = {"helm-gym": __version__}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def machine() -> str:

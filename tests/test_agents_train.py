@@ -13,11 +13,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 pytest.importorskip("stable_baselines3")
 
+import torch
 from agents_small import UPDATES, small_config, train_small
 
 from helm_gym.agents import monitor

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,11 @@ def test_assumptions_are_listed_with_ranges_and_sources(run: Run) -> None:
     assert paths == [path for path, _ in Scenario.load("taobao-shift").assumptions()]
 
 
+needs_training = pytest.mark.skipif(
+    find_spec("stable_baselines3") is None, reason="stable_baselines3 is not installed"
+)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -103,8 +109,10 @@ def test_assumptions_are_listed_with_ranges_and_sources(run: Run) -> None:
         (("evaluate", "-p", "balance", "--out", "rows.csv"), ".parquet or .json"),
         (("capacity", "taobao-shift", "--step", "0"), "positive step"),
         (("profile", "fit", "nowhere.csv", "--name", "x"), "nowhere.csv"),
-        (("train", "--control", "nodes"), "control"),
-        (("train", "--resume", "nowhere"), "nowhere holds no training run"),
+        pytest.param(("train", "--control", "nodes"), "control", marks=needs_training),
+        pytest.param(
+            ("train", "--resume", "nowhere"), "nowhere holds no training run", marks=needs_training
+        ),
         (("demo", "--scenario", "taobao-shif"), "did you mean 'taobao-shift'"),
     ],
 )
