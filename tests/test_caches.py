@@ -109,7 +109,16 @@ def test_kv_is_an_exact_lru(seed: int) -> None:
             tokens = max(tokens, lru.tokens[user])
         assert kv_cache.resident(kv, user, node) == held
         blocks = -(-tokens // BLOCK) - -(-lru.tokens.get(user, 0) // BLOCK)
-        evicted = kv_cache.store(kv, state.users, user, node, tokens, BLOCK, ENTRIES)
+        evicted = kv_cache.store(
+            kv,
+            state.users,
+            user,
+            node,
+            kv_cache.find(kv, user, node, ENTRIES),
+            tokens,
+            BLOCK,
+            ENTRIES,
+        )
         assert evicted == lru.store(user, tokens)
         if lru.tokens.get(user) == tokens:
             inserted[node] += blocks
@@ -127,7 +136,16 @@ def test_an_eviction_notes_where_and_when() -> None:
     kv_cache.resize(state.kv, state.users, 1, 10, ENTRIES)
     state.users["evicted_node"] = -1
     for user in (1, 2, 3):
-        kv_cache.store(state.kv, state.users, user, 1, 4 * BLOCK, BLOCK, ENTRIES)
+        kv_cache.store(
+            state.kv,
+            state.users,
+            user,
+            1,
+            kv_cache.find(state.kv, user, 1, ENTRIES),
+            4 * BLOCK,
+            BLOCK,
+            ENTRIES,
+        )
     assert state.users["evicted_node"][[1, 2, 3]].tolist() == [1, -1, -1]
     assert state.users["evicted_clock"][1] == 8, "two users of four blocks had come in by then"
 
@@ -135,8 +153,29 @@ def test_an_eviction_notes_where_and_when() -> None:
 def test_a_history_larger_than_the_cache_is_not_kept() -> None:
     state = empty_kv()
     kv_cache.resize(state.kv, state.users, 0, 4, ENTRIES)
-    kv_cache.store(state.kv, state.users, 7, 0, 2 * BLOCK, BLOCK, ENTRIES)
-    assert kv_cache.store(state.kv, state.users, 8, 0, 4 * BLOCK + 1, BLOCK, ENTRIES) == 0
+    kv_cache.store(
+        state.kv,
+        state.users,
+        7,
+        0,
+        kv_cache.find(state.kv, 7, 0, ENTRIES),
+        2 * BLOCK,
+        BLOCK,
+        ENTRIES,
+    )
+    assert (
+        kv_cache.store(
+            state.kv,
+            state.users,
+            8,
+            0,
+            kv_cache.find(state.kv, 8, 0, ENTRIES),
+            4 * BLOCK + 1,
+            BLOCK,
+            ENTRIES,
+        )
+        == 0
+    )
     assert kv_cache.resident(state.kv, 7, 0)
     assert not kv_cache.resident(state.kv, 8, 0)
 

@@ -32,9 +32,8 @@ hit_rate, refill, tick_emb, resize_emb = (
     emb_cache.tick,
     emb_cache.resize,
 )
-find, resident, store, resize_kv = (
+find, store, resize_kv = (
     kv_cache.find,
-    kv_cache.resident,
     kv_cache.store,
     kv_cache.resize,
 )
@@ -115,8 +114,9 @@ def _admit(state: State, params: Params, latency: float, done: float, warm: bool
     out.latency[index] += np.uint32(1)
     if warm:
         out.warm[index] += np.uint32(1)
-    late = (done - out.cluster[Cluster.TIME_S]) / routing.window_s
-    ahead = 0 if late < 0.0 else min(int(late) + 1, PENDING_WINDOWS - 1)
+    late, ahead = done - out.cluster[Cluster.TIME_S], 0
+    if late >= 0.0:
+        ahead = min(int(late / routing.window_s) + 1, PENDING_WINDOWS - 1)
     out.pending[ahead] += 1
 
 
@@ -137,12 +137,13 @@ def _serve_on(
     time = request.time
     if state.emb.waiting[node] > 0:
         advance_refill(state, params, node, time)
-    held = resident(kv, request.user, node)
+    entry = find(kv, request.user, node, cache.entries)
+    held = entry >= 0
     gpu, wanted = request.gpu_miss, request.bytes_miss
     if not held:
         prefetch(kv.table, kv_cache.home(kv, request.user, node))
     if held:
-        known = kv.entry[find(kv, request.user, node, cache.entries)].tokens
+        known = kv.entry[entry].tokens
         new = max(history - known, fresh)
         gpu, wanted = request.gpu_hit, request.bytes_hit
         if new != fresh:  # the user was served elsewhere in between
@@ -172,7 +173,7 @@ def _serve_on(
     sums[Node.GPU_S] += gpu
     state.emb.lookups[node, request.group] += wanted
     sums[Node.EVICTED_BLOCKS] += store(
-        kv, state.users, request.user, node, history, cache.block_tokens, cache.entries
+        kv, state.users, request.user, node, entry, history, cache.block_tokens, cache.entries
     )
     _admit(state, params, done - time, done, warm)
     return done - time, held, missing

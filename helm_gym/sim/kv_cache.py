@@ -48,12 +48,15 @@ def home(kv: Kv, user: int, node: int) -> int:
 
 @inlined
 def find(kv: Kv, user: int, node: int, entries: int) -> int:
-    """Entry of a resident (user, node)."""
+    """Entry of (user, node), -1 if the node does not hold the user's KV."""
+    if not resident(kv, user, node):
+        return -1
     wrap = kv.table.size - 1
     slot = home(kv, user, node)
+    first = node * entries
     while True:
         entry = kv.table[slot]
-        if kv.entry[entry].owner == user and entry // entries == node:
+        if first <= entry < first + entries and kv.entry[entry].owner == user:
             return entry
         slot = (slot + 1) & wrap
 
@@ -147,15 +150,22 @@ def resize(kv: Kv, users: Array, node: int, capacity: int, entries: int) -> int:
 
 @inlined
 def store(
-    kv: Kv, users: Array, user: int, node: int, tokens: int, block_tokens: int, entries: int
+    kv: Kv,
+    users: Array,
+    user: int,
+    node: int,
+    entry: int,
+    tokens: int,
+    block_tokens: int,
+    entries: int,
 ) -> int:
     """Keep the KV of ``tokens`` tokens as the newest of the node; return the blocks evicted.
 
-    A history that is larger than the whole cache is not kept at all.
+    ``entry`` is where the user's KV is on this node, -1 if it is not there. A history that is
+    larger than the whole cache is not kept at all.
     """
     need = (tokens + block_tokens - 1) // block_tokens
-    held = resident(kv, user, node)
-    entry = find(kv, user, node, entries) if held else -1
+    held = entry >= 0
     if need > kv.capacity[node]:
         return 0
     grown = need - (kv.entry[entry].blocks if held else 0)
