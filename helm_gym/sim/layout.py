@@ -141,7 +141,6 @@ class Status(IntEnum):
     OK = 0
     SESSIONS_FULL = 1
     BUCKET_FULL = 2
-    KV_ENTRIES_FULL = 3
 
 
 class Arrivals(NamedTuple):

@@ -36,7 +36,6 @@ SETTLE_AT_MOST_S = 7200.0
 REMEDY = {
     Status.SESSIONS_FULL: "more sessions are active than the scenario's rates let expect",
     Status.BUCKET_FULL: "one calendar bucket overflowed",
-    Status.KV_ENTRIES_FULL: "more users hold KV than entries exist",
 }
 
 
