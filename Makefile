@@ -66,5 +66,6 @@ $(INSTALLED): setup.cfg constraints.txt
 	  echo "$(PYTHON) cannot make virtual environments: install its venv package" >&2; \
 	  echo "(on Debian and Ubuntu: apt-get install python3-venv), then run make again." >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear .venv
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[train,report,dev]'
+	@echo 'Installing into .venv (one to some minutes; PIP_ARGS=-v shows what pip does) ...'
+	$(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[train,report,dev]'
 	@touch $@
