@@ -103,7 +103,7 @@ class Layout:
                 "number; an EMB share lies in [0, 1]. Nothing was simulated"
             )
         shares = array.reshape(self.clusters, -1)
-        return np.broadcast_to(shares, (self.clusters, self.nodes))
+        return np.repeat(shares, self.nodes // shares.shape[1], axis=1)
 
     def row_shares(self, shares: Floats) -> Floats:
         """(rows, shares per row) of (B, M) shares in force: the actions that change nothing."""

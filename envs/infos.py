@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-Values = Mapping[str, "Floats | Mapping[str, Floats]"]
+Values = Mapping[str, "Floats | dict[str, Floats]"]
 
 
 def vector_infos(values: Values, rows: Mask) -> dict[str, Any]:
@@ -25,12 +25,13 @@ def vector_infos(values: Values, rows: Mask) -> dict[str, Any]:
     """
     infos: dict[str, Any] = {}
     everyone = bool(rows.all())
-    for key, value in values.items():
-        if isinstance(value, Mapping):
+    masks = np.repeat(rows[None], len(values), axis=0)
+    for (key, value), mask in zip(values.items(), masks, strict=True):
+        if isinstance(value, dict):
             infos[key] = vector_infos(value, rows)
         else:
             infos[key] = value if everyone else np.where(rows, value, 0.0)
-        infos[f"_{key}"] = rows.copy()
+        infos[f"_{key}"] = mask
     return infos
 
 

@@ -111,6 +111,8 @@ class Observer:
 
     def follow(self, telemetry: Telemetry, clusters: NDArray[np.bool_]) -> None:
         """Continue the averages of some clusters with a window."""
+        if not self._extended:
+            return  # nothing shows them
         rate = self._rate(telemetry)[:, :, None]
         moved = rate + self._keep * (self.rates - rate)
         self.rates = (
@@ -182,7 +184,7 @@ class Observer:
 
     def _described(self, telemetry: Telemetry) -> Floats:
         """(B, D, N_NODE) sums over what a row describes."""
-        return telemetry.node if self._nodes else telemetry.node.sum(axis=1, keepdims=True)
+        return telemetry.node if self._nodes else telemetry.total[:, None]
 
     def _rate(self, telemetry: Telemetry) -> Floats:
         """(B, D) requests of the window over the nominal number."""

@@ -143,9 +143,6 @@ class Reward:
             (rows,) arrays by name, in the order in which :func:`total` sums them.
         """
         node, weights = telemetry.node, self.config
-        work = np.maximum(node[:, :, Node.LINK_S], node[:, :, Node.GPU_S])
-        admitted = node[:, :, Node.ARRIVED] - node[:, :, Node.SHED]
-        per_request = per(work.sum(axis=1), admitted.sum(axis=1)) / self._request_s
         satisfied = metrics["slo_satisfaction"]
         # Subtracted from 0, so that a term without weight reads 0.0 rather than -0.0.
         terms = {
@@ -155,15 +152,26 @@ class Reward:
             "refill": 0.0 - weights.refill * (metrics["refill_gb"] / self._pools_gb),
             "shed": 0.0 - weights.shed * metrics["shed_rate"],
             "movement": 0.0 - weights.movement * metrics["share_moved"],
-            "work": 0.0 - weights.work * per_request,
+            "work": np.zeros(len(node)),
         }
+        own = np.zeros(0)
+        if weights.work or weights.node_work:
+            per_request, own = self._work(node)
+            terms["work"] = 0.0 - weights.work * per_request
         terms = self._layout.rows_of(terms)
         if "node_work" in self.names:
-            own = np.where(
-                admitted > 0.0, per(work, admitted) / self._request_s, per_request[:, None]
-            )
-            terms["node_work"] = (0.0 - weights.node_work * own).reshape(-1)
+            weighted = weights.node_work > 0.0
+            rows = self._layout.rows
+            terms["node_work"] = 0.0 - weights.node_work * own if weighted else np.zeros(rows)
         return terms
+
+    def _work(self, node: Floats) -> tuple[Floats, Floats]:
+        """Bottleneck work per request of every cluster (B,) and of every node (B * M,)."""
+        work = np.maximum(node[:, :, Node.LINK_S], node[:, :, Node.GPU_S])
+        admitted = node[:, :, Node.ARRIVED] - node[:, :, Node.SHED]
+        cluster = per(work.sum(axis=1), admitted.sum(axis=1)) / self._request_s
+        own = np.where(admitted > 0.0, per(work, admitted) / self._request_s, cluster[:, None])
+        return cluster, own.reshape(-1)
 
     def _latency(self, metrics: Mapping[str, Floats]) -> Floats:
         measure = self.config.latency_measure

@@ -174,15 +174,15 @@ class EmbKvVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         """
         targets = self.layout.targets(actions)
         resting = self._resting()
-        running, before = ~resting, self._shares
+        running, before, some_rest = ~resting, self._shares, bool(resting.any())
         moved = move(self.scenario.episode, before, targets)
-        self._shares = np.where(running[:, None], moved, before)
-        self.telemetry = self.simulator.step(self._shares, None if running.all() else running)
+        self._shares = np.where(running[:, None], moved, before) if some_rest else moved
+        self.telemetry = self.simulator.step(self._shares, running if some_rest else None)
         self.previous_share = before
         self._window = self.telemetry
         self._elapsed += running
         self._observer.follow(self._window, running)
-        if resting.any():
+        if some_rest:
             self._begin(resets.Chosen(resting))
         self._ended = self._elapsed >= self.scenario.episode.steps
         ended = self.layout.per_row(self._ended)
@@ -286,10 +286,12 @@ class EmbKvVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
     def _values(self, fresh: Mask, before: Floats) -> tuple[Values, Floats]:
         """Infos and reward of every row; ``fresh`` clusters have taken no decision yet."""
         assert self._window is not None
-        previous = np.where(fresh[:, None], self._shares, before)
-        self._figures = window_metrics(self.scenario, self._window, previous)
+        some_fresh = bool(fresh.any())
+        if some_fresh:
+            before = np.where(fresh[:, None], self._shares, before)
+        self._figures = window_metrics(self.scenario, self._window, before)
         terms = self._reward.terms(self._window, self._figures)
-        if fresh.any():
+        if some_fresh:
             rows = self.layout.per_row(fresh)
             terms = {name: np.where(rows, 0.0, term) for name, term in terms.items()}
         return {**self.layout.rows_of(self._figures), "reward_terms": terms}, total(terms)

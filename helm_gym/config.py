@@ -72,8 +72,8 @@ class Emb(Frozen):
     policy: Literal["heat", "lru"] = "heat"
     heat_half_life_s: float = Field(default=60.0, gt=0)
     swap_hysteresis: float = Field(default=1.25, ge=1)
-    swaps_per_tick: int = Field(default=8, ge=0)
-    tick_s: float = Field(default=1.0, gt=0)
+    swaps_per_tick: int = Field(default=20, ge=0)
+    tick_s: float = Field(default=2.5, gt=0)
 
     @property
     def shard_bytes(self) -> float:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from helm_gym.config import Scenario
 from helm_gym.errors import ConfigError
-from helm_gym.sim.layout import N_BINS, N_NODE, Cluster, Node
+from helm_gym.sim.layout import N_BINS, N_CLUSTER, N_NODE, Cluster, Node
 from helm_gym.sim.simulator import Telemetry
 from helm_gym.sim.stages import quantile
 from helm_gym.units import GB, MS
@@ -52,6 +52,39 @@ METRICS: Mapping[str, str] = {
 """Name of every figure, with its unit and formula."""
 
 
+# What the formulas below use beyond the columns of Telemetry.node and Telemetry.cluster.
+_CLUSTER = N_NODE  # first column of Telemetry.cluster
+_ADMITTED, _HIT_BYTES, _MOVED, _NODES, _SECONDS, _NODE_SECONDS, _ONE = range(
+    N_NODE + N_CLUSTER, N_NODE + N_CLUSTER + 7
+)
+_FORMULAS: Mapping[str, tuple[int, int, float]] = {  # (what, divided by, in units of)
+    "p50_ms": (_CLUSTER + Cluster.P50_S, _ONE, MS),
+    "p99_ms": (_CLUSTER + Cluster.P99_S, _ONE, MS),
+    "warm_p50_ms": (_CLUSTER + Cluster.WARM_P50_S, _ONE, MS),
+    "warm_p99_ms": (_CLUSTER + Cluster.WARM_P99_S, _ONE, MS),
+    "mean_ms": (Node.LATENCY_S, _ADMITTED, MS),
+    "slo_satisfaction": (Node.WITHIN_SLO, Node.ARRIVED, 1.0),
+    "offered_rps": (Node.ARRIVED, _SECONDS, 1.0),
+    "throughput_rps": (_CLUSTER + Cluster.COMPLETED, _SECONDS, 1.0),
+    "goodput_rps": (Node.WITHIN_SLO, _SECONDS, 1.0),
+    "shed_rate": (Node.SHED, Node.ARRIVED, 1.0),
+    "kv_hit_rate": (Node.KV_HITS, _ADMITTED, 1.0),
+    "emb_hit_rate": (_HIT_BYTES, Node.LOOKUP_BYTES, 1.0),
+    "miss_gb": (Node.MISS_BYTES, _ONE, GB),
+    "refill_gb": (Node.REFILL_BYTES, _ONE, GB),
+    "link_utilisation": (Node.LINK_S, _NODE_SECONDS, 1.0),
+    "gpu_utilisation": (Node.GPU_S, _NODE_SECONDS, 1.0),
+    "emb_share": (Node.SHARE, _NODES, 1.0),
+    "share_moved": (_MOVED, _NODES, 1.0),
+    "hot_user_share": (Node.HOT, Node.ARRIVED, 1.0),
+    "in_flight": (_CLUSTER + Cluster.IN_FLIGHT, _ONE, 1.0),
+}
+assert tuple(_FORMULAS) == tuple(METRICS)
+_WHAT = np.array([what for what, _, _ in _FORMULAS.values()])
+_BY = np.array([by for _, by, _ in _FORMULAS.values()])
+_UNIT = np.array([unit for _, _, unit in _FORMULAS.values()])[:, None]
+
+
 def window_metrics(
     scenario: Scenario, telemetry: Telemetry, previous_share: Floats
 ) -> dict[str, Floats]:
@@ -65,19 +98,38 @@ def window_metrics(
     Returns:
         A (B,) array for every name in :data:`METRICS`.
     """
-    window = scenario.episode.step_s
-    figures = telemetry.cluster.T
-    share = telemetry.node[:, :, Node.SHARE]
-    own = _from_sums(scenario, telemetry.node.sum(axis=1), window)
-    own["p50_ms"] = figures[Cluster.P50_S] / MS
-    own["p99_ms"] = figures[Cluster.P99_S] / MS
-    own["warm_p50_ms"] = figures[Cluster.WARM_P50_S] / MS
-    own["warm_p99_ms"] = figures[Cluster.WARM_P99_S] / MS
-    own["throughput_rps"] = figures[Cluster.COMPLETED] / window
-    own["in_flight"] = figures[Cluster.IN_FLIGHT].copy()
-    own["emb_share"] = share.sum(axis=1) / scenario.nodes
-    own["share_moved"] = np.abs(share - previous_share).sum(axis=1) / scenario.nodes
-    return {name: own[name] for name in METRICS}
+    moved = np.abs(telemetry.node[:, :, Node.SHARE] - previous_share).sum(axis=1)
+    seconds = scenario.episode.step_s
+    return _figures(telemetry.total, telemetry.cluster, moved, scenario.nodes, seconds)
+
+
+def _figures(
+    sums: Floats, cluster: Floats, moved: Floats, nodes: int, seconds: float
+) -> dict[str, Floats]:
+    """Every name of :data:`METRICS` from sums over nodes.
+
+    Args:
+        sums: (B, N_NODE) over nodes and time.
+        cluster: (B, N_CLUSTER) quantiles, completions and requests in flight.
+        moved: (B,) |change of the EMB share|, summed over nodes.
+        nodes: M.
+        seconds: of time.
+    """
+    known = np.empty((_ONE + 1, len(sums)))
+    known[:N_NODE], known[_CLUSTER:_ADMITTED] = sums.T, cluster.T
+    arrived = known[Node.ARRIVED]
+    admitted = np.subtract(arrived, known[Node.SHED], out=known[_ADMITTED])
+    np.subtract(known[Node.LOOKUP_BYTES], known[Node.MISS_BYTES], out=known[_HIT_BYTES])
+    known[_MOVED], known[_NODES], known[_SECONDS] = moved, nodes, seconds
+    known[_NODE_SECONDS], known[_ONE] = nodes * seconds, 1.0
+    by = known[_BY]
+    by[by == 0.0] = 1.0  # counts and bytes: what they divide is 0 as well
+    table = known[_WHAT] / (by * _UNIT)
+    own = dict(zip(METRICS, table, strict=True))
+    if not admitted.all():
+        own["mean_ms"] = np.where(admitted > 0.0, own["mean_ms"], np.nan)
+        own["slo_satisfaction"] = np.where(arrived > 0.0, own["slo_satisfaction"], 1.0)
+    return own
 
 
 class EpisodeMetrics:
@@ -99,7 +151,6 @@ class EpisodeMetrics:
         self._sums = np.zeros(N_NODE)
         self._completed = 0.0
         self._in_flight = 0.0
-        self._share = 0.0
         self._moved = 0.0
 
     def add(self, telemetry: Telemetry, previous_share: Floats, row: int = 0) -> None:
@@ -118,8 +169,7 @@ class EpisodeMetrics:
         self._sums += node.sum(axis=0)
         self._completed += float(figures[Cluster.COMPLETED])
         self._in_flight = float(figures[Cluster.IN_FLIGHT])
-        self._share += float(share.mean())
-        self._moved += float(np.abs(share - previous_share[row]).mean())
+        self._moved += float(np.abs(share - previous_share[row]).sum())
 
     def result(self) -> dict[str, float]:
         """Every name of :data:`METRICS` over all windows so far.
@@ -129,46 +179,25 @@ class EpisodeMetrics:
         """
         if self.windows == 0:
             raise ConfigError("the episode has no window yet; call add(...) after every step")
-        seconds = self.windows * self.scenario.episode.step_s
-        own = {
-            name: float(value)
-            for name, value in _from_sums(self.scenario, self._sums, seconds).items()
-        }
-        for name, histogram in (("", self.latency), ("warm_", self.warm)):
+        cluster = np.zeros(N_CLUSTER)
+        for column, histogram, q in (
+            (Cluster.P50_S, self.latency, 0.5),
+            (Cluster.P99_S, self.latency, 0.99),
+            (Cluster.WARM_P50_S, self.warm, 0.5),
+            (Cluster.WARM_P99_S, self.warm, 0.99),
+        ):
             # The type that the kernel is compiled for already.
-            counts = histogram.astype(np.uint32)
-            own[f"{name}p50_ms"] = float(quantile(counts, 0.5)) / MS
-            own[f"{name}p99_ms"] = float(quantile(counts, 0.99)) / MS
-        own["throughput_rps"] = self._completed / seconds
-        own["in_flight"] = self._in_flight
-        own["emb_share"] = self._share / self.windows
-        own["share_moved"] = self._moved
-        return {name: own[name] for name in METRICS}
+            cluster[column] = quantile(histogram.astype(np.uint32), q)
+        cluster[Cluster.COMPLETED] = self._completed
+        cluster[Cluster.IN_FLIGHT] = self._in_flight
+        sums = self._sums.copy()
+        sums[Node.SHARE] /= self.windows  # a level, of which the mean over windows is wanted
+        seconds = self.windows * self.scenario.episode.step_s
+        moved = np.array([self._moved])
+        own = _figures(sums[None], cluster[None], moved, self.scenario.nodes, seconds)
+        return {name: float(value[0]) for name, value in own.items()}
 
 
 def per(top: Floats, count: Floats) -> Floats:
     """``top / count`` for counts of requests or bytes, which make ``top`` 0 where they are 0."""
     return top / np.maximum(count, 1.0)
-
-
-def _from_sums(scenario: Scenario, sums: Floats, seconds: float) -> dict[str, Floats]:
-    """Figures that follow from (..., N_NODE) sums over nodes and ``seconds`` of time."""
-    column = sums.T
-    arrived, shed, inside = column[Node.ARRIVED], column[Node.SHED], column[Node.WITHIN_SLO]
-    looked_up, missed = column[Node.LOOKUP_BYTES], column[Node.MISS_BYTES]
-    admitted = arrived - shed
-    busy = scenario.nodes * seconds
-    return {
-        "mean_ms": column[Node.LATENCY_S] / np.where(admitted > 0.0, admitted, np.nan) / MS,
-        "slo_satisfaction": per(inside + (arrived == 0.0), arrived),
-        "offered_rps": arrived / seconds,
-        "goodput_rps": inside / seconds,
-        "shed_rate": per(shed, arrived),
-        "kv_hit_rate": per(column[Node.KV_HITS], admitted),
-        "emb_hit_rate": per(looked_up - missed, looked_up),
-        "miss_gb": missed / GB,
-        "refill_gb": column[Node.REFILL_BYTES] / GB,
-        "link_utilisation": column[Node.LINK_S] / busy,
-        "gpu_utilisation": column[Node.GPU_S] / busy,
-        "hot_user_share": per(column[Node.HOT], arrived),
-    }

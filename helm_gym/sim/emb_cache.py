@@ -191,8 +191,9 @@ def _spread(seen: Array, lookups: Array, weights: Array, part: float) -> None:
     if lookups.size < 4:
         for g in range(lookups.size):
             looked_up = part * lookups[g]
-            for s in range(seen.size):
-                seen[s] += looked_up * weights[g, s]
+            if looked_up > 0.0:  # the last group asks in bursts only
+                for s in range(seen.size):
+                    seen[s] += looked_up * weights[g, s]
         return
     a, b, c, d = part * lookups[0], part * lookups[1], part * lookups[2], part * lookups[3]
     w0, w1, w2, w3 = weights[0], weights[1], weights[2], weights[3]

@@ -6,6 +6,7 @@ import os
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,11 @@ class Telemetry:
     cluster: Floats  # (B, N_CLUSTER) see layout.Cluster
     latency: NDArray[np.uint32]  # (B, L) histogram of admitted requests
     warm: NDArray[np.uint32]  # (B, L) of them, warm ones
+
+    @cached_property
+    def total(self) -> Floats:
+        """(B, N_NODE) sums of ``node`` over the nodes of each cluster."""
+        return self.node.sum(axis=1)
 
 
 class Simulator:
@@ -183,11 +189,11 @@ class Simulator:
         self._check(state)
 
     def _check(self, state: State) -> None:
-        status = Status(int(state.arrivals.tally[Count.STATUS]))
-        if status is not Status.OK:
+        status = state.arrivals.tally[Count.STATUS]
+        if status != Status.OK:
             raise SimulationError(
-                f"scenario {self.scenario.name!r}: {REMEDY[status]}; lower workload.load, shorten "
-                "the sessions, or report the scenario as a defect"
+                f"scenario {self.scenario.name!r}: {REMEDY[Status(status)]}; lower "
+                "workload.load, shorten the sessions, or report the scenario as a defect"
             )
 
     def _report(self, chosen: list[int]) -> Telemetry:
