@@ -46,6 +46,7 @@ LAYERS = {
     "helm_gym.envs": 4,
     "helm_gym.baselines": 5,
     "helm_gym.agents": 6,
+    "helm_gym.fidelity": 6,
     "helm_gym.cli": 7,
     "helm_gym.__main__": 7,
 }

@@ -1,0 +1,3 @@
+"""``calibrate`` and ``measure``: coefficients for another GPU, and the files to fit them to."""
+
+from __future__ import annotations

@@ -1,0 +1,1 @@
+"""The fidelity card: what the models were compared with, on how many points, with what error."""
