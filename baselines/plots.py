@@ -28,7 +28,7 @@ STYLE: dict[str, Any] = {
 Policies = Sequence[Mapping[str, Any]]
 
 
-def _svg(name: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> str:
+def as_svg(name: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> str:
     """Draw a figure and return its <svg> element.
 
     Built without pyplot, which would choose a backend and keep the figure alive.
@@ -94,7 +94,7 @@ def timeline(name: str, policies: Policies, step_s: float, slo_ms: float) -> str
         tail.set_xlabel("simulated time, s")
         _legend(figure, share, len(policies))
 
-    return _svg(name, (8.6, 5.6), draw)
+    return as_svg(name, (8.6, 5.6), draw)
 
 
 def hit_rates(name: str, policies: Policies, step_s: float) -> str:
@@ -119,7 +119,7 @@ def hit_rates(name: str, policies: Policies, step_s: float) -> str:
             axes.set_xlabel("simulated time, s")
         _legend(figure, grid[0, 0], len(policies))
 
-    return _svg(name, (8.6, 4.6), draw)
+    return as_svg(name, (8.6, 4.6), draw)
 
 
 def latency(name: str, policies: Policies, slo_ms: float) -> str:
@@ -148,7 +148,7 @@ def latency(name: str, policies: Policies, slo_ms: float) -> str:
         axes.set_ylabel("part of requests that took longer")
         _legend(figure, axes, len(policies))
 
-    return _svg(name, (8.6, 3.6), draw)
+    return as_svg(name, (8.6, 3.6), draw)
 
 
 def basin(name: str, curves: Sequence[Mapping[str, Any]], slo_ms: float) -> str:
@@ -166,7 +166,7 @@ def basin(name: str, curves: Sequence[Mapping[str, Any]], slo_ms: float) -> str:
         axes.set_ylabel("P99, ms")
         _legend(figure, axes, len(curves))
 
-    return _svg(name, (8.6, 2.8), draw)
+    return as_svg(name, (8.6, 2.8), draw)
 
 
 def learning(name: str, curve: Sequence[Mapping[str, float]]) -> str:
@@ -190,7 +190,7 @@ def learning(name: str, curve: Sequence[Mapping[str, float]]) -> str:
         for axes in (reward, inside):
             axes.set_xlabel("decisions")
 
-    return _svg(name, (8.6, 2.8), draw)
+    return as_svg(name, (8.6, 2.8), draw)
 
 
 def _plain_ticks(axes: Axes) -> None:

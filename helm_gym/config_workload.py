@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from helm_gym.quantity import Frozen, Number, Positive, Quantity, load_preset
 
 PROFILES = Path(__file__).parent / "workload" / "profiles"
+
+
+def assumed(value: float, low: float, high: float, unit: str = "1", why: str = "") -> Quantity:
+    """A number that nobody published, with the range it is swept over."""
+    source = f"assumed: {why}" if why else "assumed"
+    return Quantity(value=value, unit=unit, source=source, assumed=True, low=low, high=high)
+
+
+def within(low: float, high: float = math.inf) -> AfterValidator:
+    """Refuse a :class:`Quantity` outside ``[low, high]``."""
+
+    def check(quantity: Quantity) -> Quantity:
+        if not low <= quantity.value <= high:
+            allowed = f"be at least {low:g}" if high == math.inf else f"lie in [{low:g}, {high:g}]"
+            raise ValueError(f"must {allowed}, got {quantity.value:g}")
+        return quantity
+
+    return AfterValidator(check)
+
+
+def _whole(quantity: Quantity) -> Quantity:
+    if not quantity.value.is_integer():
+        raise ValueError(f"must be a whole number, got {quantity.value:g}")
+    return quantity
+
+
+Count = Annotated[Number, AfterValidator(_whole), within(0)]
+"""A :class:`Quantity` that counts something."""
 
 
 class Popularity(Frozen):
@@ -115,8 +144,18 @@ class Burst(Frozen):
     on_s: tuple[float, float] = (10.0, 30.0)
     off_s: tuple[float, float] = (30.0, 30.0)
     cycles: int = Field(default=8, gt=0)
-    new_user_share: Number = Field(default_factory=lambda: _assumed(0.5, 0.0, 1.0))
-    hot_item_share: Number = Field(default_factory=lambda: _assumed(0.5, 0.0, 1.0))
+    new_user_share: Number = Field(default_factory=lambda: assumed(0.5, 0.0, 1.0))
+    hot_item_share: Number = Field(default_factory=lambda: assumed(0.5, 0.0, 1.0))
+    # The shards that a burst's hot items live in, and the part of its look-ups that go there.
+    hot_shards: Annotated[Number, within(0, 0.75)] = Field(
+        default_factory=lambda: assumed(0.02, 0.002, 0.1)
+    )
+    hot_focus: Annotated[Number, within(0, 1)] = Field(
+        default_factory=lambda: assumed(0.9, 0.5, 1.0)
+    )
+    newcomers: Positive = Field(
+        default_factory=lambda: assumed(0.5, 0.1, 2.0, why="users beyond the regular ones, per one")
+    )
 
 
 class Replay(Frozen):
@@ -128,10 +167,22 @@ class Replay(Frozen):
     time_column: str = "timestamp"
     compression: float | None = Field(default=None, gt=0)  # None: whatever reaches the load
     history: Literal["profile", "log"] = "profile"
+    items: Literal["log", "profile"] = "log"  # whose popularity look-ups follow
+    overlay: int = Field(default=1, gt=0)  # copies of every user, each shifted in time
+    overlay_shift: Literal["log", "days"] = "log"  # by any time within the log, or whole days
 
-
-def _assumed(value: float, low: float, high: float) -> Quantity:
-    return Quantity(value=value, source="assumed", assumed=True, low=low, high=high)
+    @model_validator(mode="after")
+    def _copies_have_users(self) -> Replay:
+        if self.kind == "arrivals":
+            if self.overlay > 1:
+                raise ValueError(
+                    "overlay copies users, and a trace of kind 'arrivals' has none; leave it out"
+                )
+            if self.items == "profile":
+                raise ValueError("items of a trace of kind 'arrivals' are the profile's anyway")
+        if self.overlay_shift == "days" and self.overlay == 1:
+            raise ValueError("overlay_shift shifts copies; set overlay to at least 2")
+        return self
 
 
 Regime = Annotated[Steady | Phases | Trend | Burst, Field(discriminator="kind")]
@@ -147,8 +198,16 @@ class Workload(Frozen):
     profile: Annotated[Profile, BeforeValidator(_load_profile)]
     surfaces: tuple[Surface, ...] = Field(min_length=1)
     mix: dict[str, float] = Field(default_factory=dict)  # surface -> share of requests
-    users: int = Field(default=200_000, gt=0)
-    session_start_cv: float = Field(default=1.0, gt=0)  # 1 is Poisson, else Gamma
+    users: Annotated[Count, within(1)] = Field(
+        default_factory=lambda: assumed(
+            200_000, 50_000, 1_000_000, "users", "sets how soon a user returns"
+        )
+    )
+    session_start_cv: Positive = Field(  # 1 is Poisson, else Gamma
+        default_factory=lambda: assumed(
+            1.0, 0.8, 2.0, why="Poisson; ServeGen's median clients have 1.0 to 2.0"
+        )
+    )
     load: float = Field(default=0.7, gt=0)  # fraction of the best static share's capacity
     # Highest steady rate that the best static share of the busiest mix carries within the SLO.
     capacity_rps_per_node: Positive

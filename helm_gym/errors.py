@@ -34,6 +34,10 @@ class PolicyError(HelmGymError, RuntimeError):
     """A policy raised, or returned something that is not an action."""
 
 
+class CalibrationWarning(UserWarning):
+    """A scenario asks for kernel times outside the sizes that were measured."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return a hint such as ``; did you mean 'taobao'?``, or list what is known."""
     known = sorted(known)

@@ -13,6 +13,7 @@ TINY: dict[str, Any] = {
     "name": "tiny",
     "nodes": 4,
     "hardware": {"gpu": "a100-80gb", "host": "shared-link", "model": "hstu-8x1024"},
+    "extrapolates": ["incremental.n_cached", "incremental.n_new"],
     "memory": {"weights_gb": 2, "workspace_gb": 12, "reserve_gb": 6, "pool_gb": 4},
     "emb": {
         "table_gb": 6,

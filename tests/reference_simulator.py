@@ -2,7 +2,8 @@
 
 Written from the document with heaps, dicts and lists. From the library it takes data that cannot
 be written down twice (users and look-up probabilities, drawn with NumPy, and the schedule table)
-and the names of columns; no formula and no kernel. Section numbers below are the document's.
+and the names of columns, and the kernel-time forms, which have tests of their own; no other formula
+and no kernel. Section numbers below are the document's.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from reference_workload import MASK, Asked, Draws, Source, scramble
 
@@ -20,7 +22,7 @@ from helm_gym.seeding import Stream
 from helm_gym.sim.layout import Node as Column
 from helm_gym.sim.lowering import Lowered
 
-GB, MS, US, NS, TERA = 1e9, 1e-3, 1e-6, 1e-9, 1e12
+GB, MS, US = 1e9, 1e-3, 1e-6
 SKIP_FULL = 0.99  # section 6: a page that misses filled this far is not copied
 
 
@@ -54,6 +56,11 @@ class Node:
         return max(self.link_free, self.gpu_free)
 
 
+def padded(tokens: int) -> int:
+    """Section 5: the smallest multiple of 16 that holds them."""
+    return 16 * math.ceil(tokens / 16)
+
+
 class Twin:
     """A cluster that starts cold and is driven window by window, as ``Simulator.record`` is."""
 
@@ -69,7 +76,7 @@ class Twin:
         emb, kv, model = scenario.emb, scenario.kv, scenario.hardware.model
         self.pool = scenario.memory.pool_gb.value * GB
         self.shard_bytes = emb.table_gb.value * GB / emb.shards
-        self.block_bytes = kv.block_tokens * 2 * model.layers.value * model.width.value * 2
+        self.block_bytes = kv.block_tokens.value * 2 * model.layers.value * model.width.value * 2
         self.lru, self.naive = emb.policy == "lru", scenario.refill.mode == "naive"
         host = scenario.hardware.host
         keys = host.keys_per_s.value * emb.bytes_per_key.value
@@ -89,24 +96,33 @@ class Twin:
 
     # -- costs, section 5 --------------------------------------------------------------------
 
-    def gpu_seconds(self, new: float, cached: float, candidates: float) -> float:
+    def gpu_seconds(self, new: int, cached: int, candidates: int) -> float:
+        """The forms themselves, at token counts rounded up to 16; tests of their own check them."""
         gpu, model = self.scenario.hardware.gpu, self.scenario.hardware.model
-        layers, d, m = model.layers.value, model.width.value, new + candidates
-        P_g, BW_g = gpu.gemm.tflops.value * TERA, gpu.gemm.gbps.value * GB
-        P_p, BW_p = gpu.prefill.tflops.value * TERA, gpu.prefill.gbps.value * GB
-        P_x = gpu.incremental.cross_tflops.value * TERA
-        P_s = gpu.incremental.self_tflops.value * TERA
-        c_q = gpu.incremental.per_query_ns.value * NS
-        gemm = 2 * gpu.gemm.launch_us.value * US
-        gemm += 10 * d**2 * m / P_g + (14 * d * m + 10 * d**2) / BW_g
+        m, n = padded(new + candidates), padded(new)
         if cached == 0:
-            attention = gpu.prefill.launch_us.value * US + 2 * d * new**2 / P_p
-            attention += gpu.prefill.per_key_ns.value * NS * new + 8 * d * new / BW_p
-            attention += 4 * d * candidates * new / P_x + c_q * candidates
+            u, v = self._query_s(padded(candidates))
+            attention = self._prefill_s(n) + u + v * new
         else:
-            attention = gpu.incremental.launch_us.value * US + 4 * d * m * cached / P_x
-            attention += 4 * d * candidates * new / P_x + 2 * d * new**2 / P_s + c_q * m
-        return layers * (gemm + gpu.hstu_factor.value * attention)
+            u, v = self._query_s(m)
+            attention = u + v * (cached + new)
+        return model.layers.value * (self._gemm_s(m) + gpu.hstu_factor.value * attention)
+
+    @cache  # noqa: B019 - lives as long as one test
+    def _gemm_s(self, m: int) -> float:
+        gemm, d = self.scenario.hardware.gpu.gemm, self.scenario.hardware.model.width.value
+        return float(gemm.seconds(m, d, 4 * d) + gemm.seconds(m, d, d)) if m else 0.0
+
+    @cache  # noqa: B019
+    def _prefill_s(self, n: int) -> float:
+        heads = self.scenario.hardware.model.width.value / 128
+        return float(self.scenario.hardware.gpu.prefill.seconds(1, n, heads, heads)) if n else 0.0
+
+    @cache  # noqa: B019
+    def _query_s(self, m: int) -> tuple[float, float]:
+        heads = self.scenario.hardware.model.width.value / 128
+        u, v = self.scenario.hardware.gpu.incremental.lines(m, heads, own_keys=min(m, 64))
+        return (float(u), float(v)) if m else (0.0, 0.0)
 
     def link_seconds(self, missing: float) -> float:
         latency = self.scenario.hardware.host.latency_us.value * US
@@ -204,31 +220,33 @@ class Twin:
                     for g, asked in enumerate(node.asked)
                     if asked > 0.0
                 )
-                node.heat[s] = node.heat[s] * 2 ** (-emb.tick_s / emb.heat_half_life_s) + seen
+                node.heat[s] = (
+                    node.heat[s] * 2 ** (-emb.tick_s.value / emb.heat_half_life_s.value) + seen
+                )
                 if s in node.fill:
                     node.fill[s] = 1 - (1 - node.fill[s]) * math.exp(-seen / self.shard_bytes)
             node.asked = [0.0] * self.groups
             if self.lru:
                 self._age_rows(node)
                 missed = max((1 - node.fill[s]) * node.heat[s] for s in range(self.shards))
-                node.outside_rate = missed * math.log(2) / emb.heat_half_life_s
+                node.outside_rate = missed * math.log(2) / emb.heat_half_life_s.value
             else:
                 self._swap(node, now)
 
     def _swap(self, node: Node, now: float) -> None:
         emb = self.scenario.emb
-        for _ in range(emb.swaps_per_tick):
+        for _ in range(int(emb.swaps_per_tick.value)):
             hot = next(iter(self._outside(node)), None)
             if hot is None or not node.fill:
                 break
             cold = self._coldest(node)
-            if node.heat[hot] <= emb.swap_hysteresis * node.heat[cold]:
+            if node.heat[hot] <= emb.swap_hysteresis.value * node.heat[cold]:
                 break
             del node.fill[cold]
             self._give_page(node, hot, now)
             node.sums[Column.SWAPS] += 1
         left = [node.heat[s] for s in self._outside(node)]
-        node.outside_rate = max(left, default=0.0) * math.log(2) / emb.heat_half_life_s
+        node.outside_rate = max(left, default=0.0) * math.log(2) / emb.heat_half_life_s.value
 
     def _age_rows(self, node: Node) -> None:
         """Che: rows older than the time T leave, with T such that the rest just fits."""
@@ -236,7 +254,7 @@ class Twin:
             node.fill = dict.fromkeys(node.fill, 0.0)
         if sum(node.fill.values()) <= node.emb_pages:
             return
-        per_second = math.log(2) / self.scenario.emb.heat_half_life_s / self.shard_bytes
+        per_second = math.log(2) / self.scenario.emb.heat_half_life_s.value / self.shard_bytes
 
         def kept(age: float) -> list[float]:
             return [
@@ -253,7 +271,7 @@ class Twin:
     # -- KV cache, section 3 ---------------------------------------------------------------------
 
     def blocks(self, tokens: int) -> int:
-        return -(-tokens // self.scenario.kv.block_tokens)
+        return -(-tokens // int(self.scenario.kv.block_tokens.value))
 
     def used(self, node: Node) -> int:
         return sum(self.blocks(tokens) for tokens in node.kv.values())
@@ -337,15 +355,9 @@ class Twin:
         return best
 
     def _weights(self) -> tuple[float, float, float]:
-        gpu, model = self.scenario.hardware.gpu, self.scenario.hardware.model
         work, emb, router = self.scenario.workload, self.scenario.emb, self.scenario.router
-        layers, d = model.layers.value, model.width.value
-        prefill, gemm, h = gpu.prefill, gpu.gemm, math.exp(work.profile.history.log_mean.value)
-        per_token = 2 * d * h / (prefill.tflops.value * TERA) + prefill.per_key_ns.value * NS
-        per_token += 8 * d / (prefill.gbps.value * GB)
-        per_token *= gpu.hstu_factor.value
-        per_token += 10 * d * d / (gemm.tflops.value * TERA) + 14 * d / (gemm.gbps.value * GB)
-        kv = h * (layers * per_token + emb.history_row_bytes.value / self.miss_rate)
+        h = math.exp(work.profile.history.log_mean.value)
+        kv = self.gpu_seconds(int(h), 0, 0) + h * emb.history_row_bytes.value / self.miss_rate
         mix = work.base_mix()
         mean = sum(mix[s.name] * s.candidates.value for s in work.surfaces)
         rows = mean * emb.candidate_row_bytes.value / self.miss_rate
@@ -363,7 +375,7 @@ class Twin:
         self.source = Source(self.scenario, self.low, self.draws, begin - settle_s)
         while self.source.next_before(begin):
             pass
-        self.now, self.next_tick = begin, begin + self.scenario.emb.tick_s
+        self.now, self.next_tick = begin, begin + self.scenario.emb.tick_s.value
         self.nodes = [Node(self.shards, self.groups, begin) for _ in range(self.scenario.nodes)]
         for node in self.nodes:
             rows = self.now_p[:-1]  # every group asked equally often, one table in all
@@ -406,7 +418,7 @@ class Twin:
     def _ticks(self, until: float) -> None:
         while self.next_tick <= until:
             self.tick(self.next_tick)
-            self.next_tick += self.scenario.emb.tick_s
+            self.next_tick += self.scenario.emb.tick_s.value
 
     def _levels(self, node: Node, until: float) -> None:
         pages = self.scenario.kv.ghost_gb * GB / self.shard_bytes
@@ -440,7 +452,7 @@ class Twin:
         sums[Column.ARRIVED] += 1
         sums[Column.HISTORY_TOKENS] += history
         sums[Column.CANDIDATES] += candidates
-        sums[Column.HOT] += time - self.last_seen[user] <= self.scenario.episode.hot_user_s
+        sums[Column.HOT] += time - self.last_seen[user] <= self.scenario.episode.hot_user_s.value
         sums[Column.WARM] += not first
         self.last_seen[user] = time
 

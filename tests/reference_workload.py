@@ -85,8 +85,8 @@ class Source:
         ]
         self.starts = [sum(starts) for starts in self.starts_by_surface]
         self.burst = work.regime if isinstance(work.regime, Burst) else None
-        self.cv, self.sigma = work.session_start_cv, profile.activity_sigma.value
-        self.regular, self.groups = work.users, low.users["group"].tolist()
+        self.cv, self.sigma = work.session_start_cv.value, profile.activity_sigma.value
+        self.regular, self.groups = int(work.users.value), low.users["group"].tolist()
         self.burst_group = int(profile.popularity.interest_groups.value)
         self.heap: list[tuple[float, int, int, int, int, int]] = []
         self.made = 0

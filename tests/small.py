@@ -18,6 +18,7 @@ SMALL: dict[str, Any] = {
     "name": "small",
     "nodes": 3,
     "hardware": {"gpu": "a100-80gb", "host": "shared-link", "model": "hstu-5x512"},
+    "extrapolates": ["incremental.n_cached", "incremental.n_new", "gemm.m"],
     "memory": {"weights_gb": 2, "workspace_gb": 12, "reserve_gb": 6, "pool_gb": 8},
     "emb": {
         "table_gb": 12,

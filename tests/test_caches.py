@@ -416,7 +416,7 @@ def test_marginal_value_of_one_more_page() -> None:
     table.resize(10)
     table.tick(np.ones(5) * 1e9)
     hottest = max(table.emb.heat[0, s] for s in set(range(48)) - table.paged)
-    rate = hottest * math.log(2) / table.simulator.scenario.emb.heat_half_life_s
+    rate = hottest * math.log(2) / table.simulator.scenario.emb.heat_half_life_s.value
     assert table.emb.coldest[0] == pytest.approx(rate)
 
 
@@ -504,7 +504,7 @@ def test_ghost_credits_a_miss_that_a_little_more_kv_would_have_hit() -> None:
             "slo.deadline_ms": 1e9,
         }
     )
-    per_user = math.ceil(2980 / scenario.kv.block_tokens)
+    per_user = math.ceil(2980 / scenario.kv.block_tokens.value)
     for ghost_users, credited in ((0.9, False), (3.0, True)):
         simulator = started(scenario)
         block = simulator.lowered.params.cache.block_bytes

@@ -55,6 +55,7 @@ def test_help_names_every_command(run: Run) -> None:
     assert result.exit_code == 0
     for command in (
         "scenario", "profile", "train", "evaluate", "capacity", "demo", "speed", "warmup",
+        "calibrate", "measure", "fidelity", "sensitivity", "atlas",
     ):  # fmt: skip
         assert f" {command} " in result.stdout
         assert run(command, "--help").exit_code == 0

@@ -361,6 +361,64 @@ def test_assumptions_are_listed_with_their_paths() -> None:
     assert "slo.deadline_ms" not in listed
 
 
+DEFAULTS = (
+    "emb.heat_half_life_s",
+    "emb.swap_hysteresis",
+    "emb.swaps_per_tick",
+    "emb.tick_s",
+    "kv.block_tokens",
+    "router.affinity_bonus",
+    "workload.users",
+    "workload.session_start_cv",
+    "workload.regime.new_user_share",
+    "workload.regime.hot_item_share",
+    "workload.regime.hot_shards",
+    "workload.regime.hot_focus",
+    "workload.regime.newcomers",
+    "episode.hot_user_s",
+)
+
+
+@pytest.mark.parametrize("path", DEFAULTS)
+def test_an_assumed_setting_is_listed_with_its_range_until_it_is_set(path: str) -> None:
+    data = Scenario.load("taobao-burst").to_dict()
+    group, last = data, path.split(".")[-1]
+    for part in path.split(".")[:-1]:
+        group = group[part]
+    del group[last]
+    default = dict(Scenario.load(data).assumptions())[path]
+    assert default.low is not None and default.high is not None
+    assert default.low < default.high
+    group[last] = default.high  # a bare number, as in YAML
+    changed = Scenario.load(data)
+    assert path not in dict(changed.assumptions())
+    assert dict(walk(changed))[path].value == default.high
+    assert changed.digest() != Scenario.load("taobao-burst").digest()
+    assert dict(walk(Scenario.load("taobao-burst").replace({path: default.low})))[path].low is None
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("emb.swaps_per_tick", 2.5, "whole number"),
+        ("emb.swaps_per_tick", -1, "at least 0"),
+        ("kv.block_tokens", 0, "at least 1"),
+        ("kv.block_tokens", 64.5, "whole number"),
+        ("workload.users", 0, "at least 1"),
+        ("workload.users", True, "users"),
+        ("emb.swap_hysteresis", 0.9, "at least 1"),
+        ("emb.tick_s", 0, "greater than 0"),
+        ("workload.session_start_cv", 0, "greater than 0"),
+        ("workload.regime.hot_focus", 1.1, r"lie in \[0, 1\]"),
+        ("workload.regime.hot_shards", 0.8, r"lie in \[0, 0\.75\]"),
+        ("workload.regime.newcomers", 0, "greater than 0"),
+    ],
+)
+def test_an_assumed_setting_keeps_its_bounds(path: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Scenario.load("taobao-burst").replace({path: value})
+
+
 @pytest.mark.parametrize(("kind", "name"), PRESETS)
 def test_shipped_files_use_no_key_twice(kind: str, name: str) -> None:
     """YAML keeps the last of two equal keys in silence."""

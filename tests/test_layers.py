@@ -33,6 +33,7 @@ LAYERS = {
     "helm_gym.errors": 0,
     "helm_gym.seeding": 0,
     "helm_gym.files": 0,
+    "helm_gym.processes": 0,
     "helm_gym.units": 0,
     "helm_gym.quantity": 1,
     "helm_gym.config": 1,
@@ -188,7 +189,9 @@ def loads_the_root(found: Import) -> bool:
 def needs_learning_libraries(found: Import) -> bool:
     if not within(found.target, *LEARNING) or within(found.importer, "helm_gym.agents"):
         return False
-    lazy_is_enough = within(found.importer, "helm_gym.envs", "helm_gym.baselines")
+    lazy_is_enough = within(
+        found.importer, "helm_gym.envs", "helm_gym.baselines", "helm_gym.hardware"
+    )
     return found.kind == "module" or not lazy_is_enough
 
 

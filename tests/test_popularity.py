@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 from small import small_scenario
 
-from helm_gym.config_workload import Popularity
+from helm_gym.config_workload import Burst, Popularity
 from helm_gym.errors import ConfigError
 from helm_gym.sim.lowering import lower
 from helm_gym.workload.popularity import (
-    BURST_FOCUS,
-    BURST_SHARDS,
     HOTTEST,
     group_weights,
     readout_weights,
@@ -53,8 +51,11 @@ def test_fewer_items_than_shards_are_refused_with_the_remedy() -> None:
         shard_mass(law(), 1201)
 
 
-def weights(seed: int = 0, shards: int = 120, **changes: float) -> np.ndarray:
-    return group_weights(law(**changes), shards, np.random.default_rng(seed))
+def weights(
+    seed: int = 0, shards: int = 120, burst: dict[str, float] | None = None, **changes: float
+) -> np.ndarray:
+    bursts = Burst.parse({"amplitude": 2, **(burst or {})}, "burst")
+    return group_weights(law(**changes), shards, np.random.default_rng(seed), bursts)
 
 
 def test_every_group_looks_up_something() -> None:
@@ -92,15 +93,16 @@ def test_spread_sets_how_much_groups_disagree() -> None:
     assert agreement[-1] < 0.5
 
 
-def test_bursts_want_a_few_shards_that_are_not_the_common_ones() -> None:
+@pytest.mark.parametrize(("wide", "focus"), [(0.02, 0.9), (0.1, 0.5), (0.75, 1.0)])
+def test_bursts_want_a_few_shards_that_are_not_the_common_ones(wide: float, focus: float) -> None:
     shards = 400
-    burst = weights(shards=shards)[-1]
-    common = (1 - BURST_FOCUS) * shard_mass(law(), shards)
+    burst = weights(shards=shards, burst={"hot_shards": wide, "hot_focus": focus})[-1]
+    common = (1 - focus) * shard_mass(law(), shards)
     extra = burst - common
     hot = np.flatnonzero(extra > 1e-12)
-    assert hot.size == round(BURST_SHARDS * shards)
+    assert hot.size == round(wide * shards)
     assert hot.min() >= shards // 4
-    np.testing.assert_allclose(extra[hot], BURST_FOCUS / hot.size)
+    np.testing.assert_allclose(extra[hot], focus / hot.size)
 
 
 def test_rankings_follow_the_generator() -> None:

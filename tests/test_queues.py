@@ -19,18 +19,25 @@ from helm_gym.seeding import streams_from_seed
 from helm_gym.sim.layout import Cluster, Node
 from helm_gym.sim.params import Cost
 from helm_gym.sim.simulator import Simulator
+from helm_gym.sim.token_times import STRIDE, Column
 
 RATE = 100.0  # requests/s per node
 USERS = 50_000
 MEAN_TOKENS = 1e6  # of the exponential histories
-FREE = Cost(*[0.0] * len(Cost._fields))._replace(refill_rate=1.0)
 SEEDS = 8
 WARM_UP_S, WINDOW_S = 20.0, 500.0
 STANDARD_ERRORS = 4.0
 
 
-def queue(nodes: int = 1, cv: float = 1.0, deadline_s: float = 1e9, **cost: float) -> Simulator:
-    """Nodes that serve for ``cost`` and nothing else."""
+def queue(
+    nodes: int = 1,
+    cv: float = 1.0,
+    deadline_s: float = 1e9,
+    gpu_fixed: float = 0.0,
+    gpu_token: float = 0.0,
+    link_byte: float = 0.0,
+) -> Simulator:
+    """Nodes whose GPU takes so many s per request and history token, and the link per byte."""
     one = {"log_mean": -50, "log_sigma": 0.001}  # rounded up: every session is one request
     scenario = small_scenario(
         **{
@@ -50,14 +57,19 @@ def queue(nodes: int = 1, cv: float = 1.0, deadline_s: float = 1e9, **cost: floa
         }
     )
     simulator = Simulator(scenario)
+    quantiles = (np.arange(USERS) + 0.5) / USERS
+    history = np.ceil((1 - MEAN_TOKENS * np.log1p(-quantiles)) / STRIDE) * STRIDE
+    simulator.lowered.users["history"] = history
+    tokens = np.zeros((int(history.max()) // STRIDE + 2, len(Column)))
+    tokens[:, Column.GEMM] = gpu_fixed
+    tokens[:, Column.PREFILL] = gpu_token * STRIDE * np.arange(len(tokens))
+    cost = Cost(tokens, link_latency=0.0, link_byte=link_byte, refill_rate=1.0)
     with_params(
         simulator,
-        cost=FREE._replace(**cost)._asdict(),
+        cost=cost._asdict(),
         cache={"history_row_bytes": 1.0, "candidate_row_bytes": 0.0},
     )
-    quantiles = (np.arange(USERS) + 0.5) / USERS
-    simulator.lowered.users["history"] = 1 - MEAN_TOKENS * np.log1p(-quantiles)
-    with_params(simulator, cache={"max_history": int(simulator.lowered.users["history"].max())})
+    with_params(simulator, cache={"max_history": int(history.max())})
     return simulator
 
 
@@ -95,7 +107,7 @@ def p99(rows: np.ndarray) -> float:
 
 # Where exponential service can happen: GPU seconds per token of a history without KV, or link
 # seconds per byte of its rows.
-STAGES = pytest.mark.parametrize("stage", ["prefill_token", "link_byte"])
+STAGES = pytest.mark.parametrize("stage", ["gpu_token", "link_byte"])
 
 
 @STAGES
@@ -114,7 +126,7 @@ def test_p99_of_mm1(stage: str) -> None:
 @pytest.mark.parametrize("load", [0.5, 0.8])
 def test_mean_latency_of_md1(load: float) -> None:
     service = load / RATE
-    simulator = queue(gemm_fixed=service)
+    simulator = queue(gpu_fixed=service)
     check(simulator, mean_latency, service * (1 + load / (2 * (1 - load))))
 
 
@@ -124,7 +136,7 @@ def test_gamma_arrivals_wait_as_in_gm1() -> None:
     for _ in range(200):  # the part that waits: sigma = A*(mu (1 - sigma))
         root = (1 + (1 - root) / (service * RATE * shape)) ** -shape
     assert abs(root - 0.6) > 0.05, "as good as Poisson, so nothing about Gamma would be proven"
-    simulator = queue(cv=cv, prefill_token=exponential(service))
+    simulator = queue(cv=cv, gpu_token=exponential(service))
     check(simulator, mean_latency, service / (1 - root))
 
 
@@ -135,7 +147,7 @@ def test_least_loaded_nodes_are_one_queue_with_four_servers() -> None:
     full = offered**servers / math.factorial(servers) / (1 - load)
     erlang_c = full / (below + full)
     wait = erlang_c * mean / (servers * (1 - load))
-    simulator = queue(nodes=servers, prefill_token=exponential(mean))
+    simulator = queue(nodes=servers, gpu_token=exponential(mean))
     check(simulator, mean_latency, wait + mean)
 
 
@@ -143,7 +155,7 @@ def test_link_and_gpu_are_a_tandem() -> None:
     """What leaves an M/M/1 is Poisson (Burke), so the GPU behind such a link is an M/D/1."""
     link, gpu = 0.7 / RATE, 0.6 / RATE
     theory = link / 0.3 + gpu * (1 + 0.6 / (2 * 0.4))
-    check(queue(link_byte=exponential(link), gemm_fixed=gpu), mean_latency, theory)
+    check(queue(link_byte=exponential(link), gpu_fixed=gpu), mean_latency, theory)
 
 
 @pytest.mark.parametrize("load", [0.8, 1.4])
@@ -153,12 +165,12 @@ def test_shed_part_of_mm1_with_a_deadline(load: float) -> None:
     deadline, decay = 4 * mean, (1 - load) / mean
     waiting = RATE * -math.expm1(-decay * deadline) / decay
     over = load * math.exp(-decay * deadline)
-    simulator = queue(deadline_s=deadline, prefill_token=exponential(mean))
+    simulator = queue(deadline_s=deadline, gpu_token=exponential(mean))
     check(simulator, lambda rows: float((rows[:, 3] < 0).mean()), over / (1 + waiting + over))
 
 
 def test_histogram_p99_is_the_records() -> None:
-    simulator = queue(prefill_token=exponential(0.7 / RATE))
+    simulator = queue(gpu_token=exponential(0.7 / RATE))
     simulator.reset(0, streams_from_seed(5))
     rows = simulator.record(np.array([0.5]), 0)
     reported = simulator.states[0].out.cluster
@@ -169,7 +181,7 @@ def test_histogram_p99_is_the_records() -> None:
 def test_littles_law() -> None:
     """Mean number in the system, seen at window ends, is rate times mean latency."""
     load, steps = 0.75, 40_000
-    simulator = queue(link_byte=exponential(load / RATE), gemm_fixed=0.5 / RATE)
+    simulator = queue(link_byte=exponential(load / RATE), gpu_fixed=0.5 / RATE)
     with_params(simulator, routing={"window_s": 0.25})
     simulator.reset(0, streams_from_seed(11))
     seen, latency, arrived = np.zeros(steps), np.zeros(steps), np.zeros(steps)
@@ -192,7 +204,7 @@ def test_utilisation_law(stage: str) -> None:
     load = 0.6
     simulator = queue(**{stage: exponential(load / RATE)})
     rows = window(simulator, 3)
-    column = Node.GPU_S if stage == "prefill_token" else Node.LINK_S
+    column = Node.GPU_S if stage == "gpu_token" else Node.LINK_S
     work = simulator.states[0].out.node[0, column] / WINDOW_S
     assert work == pytest.approx(load, abs=STANDARD_ERRORS * load * math.sqrt(2 / RATE / WINDOW_S))
     service = simulator.lowered.users["history"][rows[:, 1].astype(int)] * exponential(load / RATE)

@@ -243,6 +243,100 @@ def test_arrivals_start_sessions_and_reach_the_load(tmp_path: Path) -> None:
     assert len(seen) / (2.0 * int(2 * log.period_s / 2.0)) == pytest.approx(450, rel=0.05)
 
 
+def gaps_of_users(user: np.ndarray, time: np.ndarray, period: float) -> list[np.ndarray]:
+    """Sorted gaps of every user around the lap, of users in the order of their codes."""
+    found = []
+    for code in range(user.max() + 1):
+        own = np.sort(time[user == code])
+        found.append(np.sort(np.diff(np.append(own, own[0] + period))))
+    return found
+
+
+@pytest.mark.parametrize("shift", ["log", "days"])
+def test_an_overlay_copies_users_and_keeps_their_gaps(tmp_path: Path, shift: str) -> None:
+    rng = np.random.default_rng(7)
+    path = write(
+        tmp_path,
+        user_id=rng.integers(0, 30, 500),
+        item_id=rng.integers(0, 90, 500),
+        timestamp=np.sort(rng.integers(0, 5 * 86_400, 500)),
+    )
+    plain = load_replay(replaying(path, None, **{"emb.shards": 20}), RNG)
+    settings = {"overlay": 3, "overlay_shift": shift, "compression": plain.compression}
+    log = load_replay(replaying(path, settings, **{"emb.shards": 20}), np.random.default_rng(1))
+    assert plain.user is not None and log.user is not None
+    assert plain.first is not None and log.first is not None
+    assert plain.group is not None and log.group is not None
+    assert log.n_users == 3 * plain.n_users == 90
+    assert log.period_s == plain.period_s
+    assert np.all(np.diff(log.time) >= 0)
+    assert 0 <= log.time[0] <= log.time[-1] < log.period_s
+    expected = gaps_of_users(plain.user, plain.time, plain.period_s)
+    for code, gaps in enumerate(gaps_of_users(log.user, log.time, log.period_s)):
+        np.testing.assert_allclose(gaps, expected[code % 30], atol=1e-6)
+    np.testing.assert_array_equal(log.group, np.tile(plain.group, 3))
+    assert log.first.sum() == 3 * plain.first.sum()
+    np.testing.assert_array_equal(log.weights, plain.weights)
+    moved = log.time[log.user == 31][0] - plain.time[plain.user == 1]
+    steps = np.append(moved, moved + log.period_s) * log.compression / 86_400
+    whole = np.abs(steps - np.round(steps)).min() < 1e-6
+    assert whole == (shift == "days")
+
+
+def test_an_overlay_reaches_the_load_with_its_copies(tmp_path: Path) -> None:
+    path = random_log(tmp_path)
+    alone, four = (load_replay(replaying(path, {"overlay": n}), RNG) for n in (1, 4))
+    assert four.compression == pytest.approx(alone.compression / 4)
+    assert four.time.size / four.period_s == pytest.approx(150 * 3)
+    seen = requests(replaying(path, {"overlay": 4}), 3)
+    assert len(set(seen[:, 1])) > 40
+
+
+def test_copies_are_spread_by_the_structures_seed(tmp_path: Path) -> None:
+    path = random_log(tmp_path)
+
+    def instants(seed: int) -> np.ndarray:
+        scenario = replaying(path, {"overlay": 2}, structure_seed=seed)
+        return np.asarray(started(scenario).lowered.params.source.log_time)
+
+    np.testing.assert_array_equal(instants(1), instants(1))
+    assert not np.array_equal(instants(1), instants(2))
+
+
+def test_items_may_be_the_profiles(tmp_path: Path) -> None:
+    path = random_log(tmp_path)
+    # More shards than the log has items: it need not have any.
+    scenario = replaying(path, {"items": "profile"}, **{"emb.shards": 200})
+    simulator, generated = started(scenario), started(small_scenario(**{"emb.shards": 200}))
+    weights = simulator.lowered.params.cache.weights
+    assert weights.shape == generated.lowered.params.cache.weights.shape
+    # The law is the profile's; only which shards a group prefers is drawn anew.
+    mass = [
+        np.sort(sim.lowered.params.cache.weights[0, :, 0])[-20:].sum()
+        for sim in (simulator, generated)
+    ]
+    assert mass[0] == pytest.approx(mass[1], rel=0.1)
+    assert set(simulator.lowered.users["group"].tolist()) == {0, 1, 2, 3}
+    assert 0 < simulator.step(np.full((1, 3), 0.5)).node[0, :, Node.ARRIVED].sum()
+
+
+@pytest.mark.parametrize(
+    ("replay", "problem"),
+    [
+        ({"overlay": 0}, "overlay"),
+        ({"overlay": 2, "kind": "arrivals"}, "overlay copies users, and a trace"),
+        ({"items": "profile", "kind": "arrivals"}, "are the profile's anyway"),
+        ({"overlay_shift": "days"}, "set overlay to at least 2"),
+        ({"overlay": 2, "overlay_shift": "days"}, "spans 0.46 days, too few for copies shifted"),
+    ],
+)
+def test_an_overlay_that_cannot_be_is_refused(
+    tmp_path: Path, replay: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        load_replay(replaying(random_log(tmp_path), replay), RNG)
+
+
 def test_ties_keep_the_order_of_the_log(tmp_path: Path) -> None:
     user = np.random.default_rng(6).permutation(np.repeat(np.arange(20), 6))
     path = write(tmp_path, user_id=user, item_id=np.arange(120), timestamp=[0] * 60 + [86400] * 60)

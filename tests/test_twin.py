@@ -137,7 +137,7 @@ class CountingTwin(Twin):
         self.seen["too large for the cache"] += asked.user not in self.nodes[row[2]].kv
         self.seen["copy under way"] += any(node.copied > 0 for node in self.nodes)
         self.seen["burst group"] += asked.group == self.groups - 1
-        self.seen["newcomer"] += asked.user >= self.scenario.workload.users
+        self.seen["newcomer"] += asked.user >= self.scenario.workload.users.value
         return row
 
     def window(self, shares) -> list[tuple[float, ...]]:

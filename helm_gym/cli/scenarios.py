@@ -29,9 +29,11 @@ def scenario_list() -> None:
     """Name the shipped scenarios."""
     from helm_gym.config import Scenario
 
-    for name in Scenario.names():
+    names = Scenario.names()
+    width = max(map(len, names)) + 2
+    for name in names:
         text = " ".join(Scenario.load(name).description.split())
-        typer.echo(f"{name:16}{text.split('. ')[0].rstrip('.')}.")
+        typer.echo(f"{name:{width}}{text.split('. ')[0].rstrip('.')}.")
 
 
 @scenario_app.command("show")
@@ -121,3 +123,26 @@ def profile_fit(
     write_text(out, fitted.to_yaml())
     Console().print(fitted.report())
     typer.echo(f"profile: {out} (use it with --set workload.profile={out})")
+
+
+@profile_app.command("generate")
+@reported
+def profile_generate(
+    profile: Annotated[str, typer.Argument(help="A shipped profile's name, or a YAML file.")],
+    out: Annotated[Path, typer.Option(help="Write the log here, as Parquet.")],
+    users: Annotated[int, typer.Option(min=1, help="How many users there are.")] = 1000,
+    days: Annotated[float, typer.Option(help="How long the log is.")] = 9.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
+) -> None:
+    """Draw a log of interactions from a workload profile."""
+    from helm_gym.config_workload import PROFILES, Profile
+    from helm_gym.quantity import load_preset
+    from helm_gym.workload.generate import generate_log, write_log
+
+    loaded = load_preset(Profile, profile, PROFILES, "profile")
+    log = generate_log(loaded, users=users, days=days, seed=seed)
+    write_log(log, out)
+    typer.echo(
+        f"{log.user.size:,} events of {log.user_ids.size:,} users on {log.item_ids.size:,} items, "
+        f"written to {out}"
+    )

@@ -4,39 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from helm_gym.hardware.attention import Incremental, Prefill
+from helm_gym.hardware.gemm import Gemm
 from helm_gym.quantity import Frozen, Positive
 
 FOLDER = Path(__file__).parent
 
 
-class Gemm(Frozen):
-    """``t = launch + 2mnk/tflops + 2(mk+kn+mn)/gbps`` of one bf16 matrix product."""
-
-    launch_us: Positive
-    tflops: Positive
-    gbps: Positive
-
-
-class Prefill(Frozen):
-    """Causal self-attention of S tokens: ``t = launch + 2dS²/tflops + per_key*S + 8dS/gbps``."""
-
-    launch_us: Positive
-    tflops: Positive
-    per_key_ns: Positive
-    gbps: Positive
-
-
-class Incremental(Frozen):
-    """n queries on L cached keys: ``t = launch + 4dnL/cross + 2dn²/self + per_query*n``."""
-
-    launch_us: Positive
-    cross_tflops: Positive
-    self_tflops: Positive
-    per_query_ns: Positive
-
-
 class Gpu(Frozen):
-    """A GPU's memory and the coefficients of its kernel-time forms."""
+    """A GPU's memory and its kernel-time forms, as ``helm-gym calibrate`` writes them.
+
+    Args:
+        name: of the preset.
+        memory_gb: HBM.
+        gemm: matrix products.
+        prefill: causal attention of a whole history.
+        incremental: attention of new tokens on cached ones.
+        hstu_factor: HSTU attention over softmax attention, times both attention forms.
+    """
 
     name: str
     memory_gb: Positive

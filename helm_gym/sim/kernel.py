@@ -147,7 +147,7 @@ def _serve_on(
         new = max(history - known, fresh)
         gpu, wanted = request.gpu_hit, request.bytes_hit
         if new != fresh:  # the user was served elsewhere in between
-            gpu = gpu_seconds(cost, float(new), float(history - new), float(candidates))
+            gpu = gpu_seconds(cost, new, history - new, candidates)
             wanted += (new - fresh) * cache.history_row_bytes
     miss_fraction = 1.0 - hit_rate(state.emb, request.group, node, request.drift)
     missing = miss_fraction * wanted
@@ -206,8 +206,8 @@ def serve(
         time,
         user,
         group,
-        gpu_seconds(cost, float(fresh), float(history - fresh), float(candidates)),
-        gpu_seconds(cost, float(history), 0.0, float(candidates)),
+        gpu_seconds(cost, fresh, history - fresh, candidates),
+        gpu_seconds(cost, history, 0, candidates),
         fresh * cache.history_row_bytes + scored,
         history * cache.history_row_bytes + scored,
         1.0 - math.exp(-source.drift_rate * max(0.0, time)) if source.drift_rate > 0.0 else 0.0,

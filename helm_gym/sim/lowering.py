@@ -11,15 +11,18 @@ from scipy.special import ndtr
 
 from helm_gym.config import KV_ROUTERS, ROUTERS, Scenario
 from helm_gym.config_workload import Burst, Gap, LogNormal, Surface, Trend
+from helm_gym.quantity import Quantity
 from helm_gym.seeding import N_STREAMS
 from helm_gym.sim.layout import USER, Array, Sizes
 from helm_gym.sim.params import Cache, Cost, Params, Routing, Source
-from helm_gym.units import GB, GBPS, MS, NS, TFLOPS, US
+from helm_gym.sim.stages import gpu_seconds
+from helm_gym.sim.token_times import token_times
+from helm_gym.units import GB, GBPS, MS, US
 from helm_gym.workload.popularity import group_weights, readout_weights
 from helm_gym.workload.regimes import Schedule, build_schedule
 from helm_gym.workload.replay import ReplayLog, load_replay
 
-NEWCOMER_SHARE = 0.5  # users beyond the regular ones, per regular user, that bursts may bring
+NO_BURST = Burst(amplitude=Quantity(value=1.0))
 ENTRY_MARGIN = 3.0  # KV entries over what the pool holds at the mean history length
 ENTRIES_PER_BUCKET = 8  # requests in a calendar bucket at the peak rate
 
@@ -49,29 +52,17 @@ def lower(scenario: Scenario) -> Lowered:
 
 
 def lower_cost(scenario: Scenario) -> Cost:
-    """Coefficients of :func:`helm_gym.sim.stages.gpu_seconds` and of the link."""
-    gpu, host, model = scenario.hardware.gpu, scenario.hardware.host, scenario.hardware.model
-    layers, d = model.layers.value, model.width.value
-    gemm, prefill, step = gpu.gemm, gpu.prefill, gpu.incremental
-    gemm_rate, gemm_bw = gemm.tflops.value * TFLOPS, gemm.gbps.value * GBPS
-    attention = layers * gpu.hstu_factor.value
+    """GPU seconds by token count, and what the host link takes."""
+    host, model = scenario.hardware.host, scenario.hardware.model
+    candidates = max(s.candidates.value for s in scenario.workload.surfaces)
+    most = int(model.max_history.value + candidates)
     miss_bw = min(
         host.miss_gbps.value * GBPS, host.keys_per_s.value * scenario.emb.bytes_per_key.value
     )
     latency = host.latency_us.value * US
     shard = scenario.emb.shard_bytes
     return Cost(
-        # two products per layer: d -> 4d (u, v, q, k) and d -> d (output)
-        gemm_fixed=layers * (2 * gemm.launch_us.value * US + 10 * d * d / gemm_bw),
-        gemm_token=layers * (10 * d * d / gemm_rate + 14 * d / gemm_bw),
-        prefill_fixed=attention * prefill.launch_us.value * US,
-        prefill_square=attention * 2 * d / (prefill.tflops.value * TFLOPS),
-        prefill_token=attention
-        * (prefill.per_key_ns.value * NS + 8 * d / (prefill.gbps.value * GBPS)),
-        query_fixed=attention * step.launch_us.value * US,
-        query_token=attention * step.per_query_ns.value * NS,
-        cross=attention * 4 * d / (step.cross_tflops.value * TFLOPS),
-        self_square=attention * 2 * d / (step.self_tflops.value * TFLOPS),
+        tokens=token_times(scenario.hardware.gpu, model, most),
         link_latency=latency,
         link_byte=1.0 / miss_bw,
         refill_rate=shard / (latency + shard / (host.bulk_gbps.value * GBPS)),
@@ -84,24 +75,27 @@ def _cache(scenario: Scenario, log: ReplayLog | None, rng: np.random.Generator) 
     if log is not None and log.weights is not None:
         now = later = log.weights
     else:
-        now = group_weights(law, emb.shards, rng)
-        later = group_weights(law, emb.shards, rng)
+        regime = scenario.workload.regime
+        burst = regime if isinstance(regime, Burst) else NO_BURST
+        now = group_weights(law, emb.shards, rng, burst)
+        later = group_weights(law, emb.shards, rng, burst)
     weights, by_group = readout_weights(now, later)
-    block_bytes = kv.block_tokens * model.kv_bytes_per_token
+    block_tokens = int(kv.block_tokens.value)
+    block_bytes = block_tokens * model.kv_bytes_per_token
     largest = (1.0 - scenario.episode.share_min) * scenario.memory.pool_gb.value * GB
-    heat_rate = math.log(2.0) / emb.heat_half_life_s
+    heat_rate = math.log(2.0) / emb.heat_half_life_s.value
     return Cache(
         pool_bytes=scenario.memory.pool_gb.value * GB,
         shard_bytes=emb.shard_bytes,
         block_bytes=block_bytes,
-        block_tokens=kv.block_tokens,
+        block_tokens=block_tokens,
         history_row_bytes=emb.history_row_bytes.value,
         candidate_row_bytes=emb.candidate_row_bytes.value,
-        tick_s=emb.tick_s,
-        heat_keep=math.exp(-heat_rate * emb.tick_s),
+        tick_s=emb.tick_s.value,
+        heat_keep=math.exp(-heat_rate * emb.tick_s.value),
         heat_rate=heat_rate,
-        swap_hysteresis=emb.swap_hysteresis,
-        swaps_per_tick=emb.swaps_per_tick,
+        swap_hysteresis=emb.swap_hysteresis.value,
+        swaps_per_tick=int(emb.swaps_per_tick.value),
         row_lru=emb.policy == "lru",
         naive_refill=scenario.refill.mode == "naive",
         ghost_bytes=kv.ghost_gb * GB,
@@ -118,7 +112,7 @@ def _entries(scenario: Scenario, log: ReplayLog | None, blocks: float) -> int:
     Users in the cache are a fair sample of histories, so the margin is never reached; if it were,
     the oldest user would leave as from a full cache. Histories from a log may be of any length.
     """
-    law, block = scenario.workload.profile.history, scenario.kv.block_tokens
+    law, block = scenario.workload.profile.history, scenario.kv.block_tokens.value
     mean = math.exp(law.log_mean.value + law.log_sigma.value**2 / 2)
     mean = min(mean, scenario.hardware.model.max_history.value)
     from_log = log is not None and log.history is not None
@@ -129,9 +123,10 @@ def _entries(scenario: Scenario, log: ReplayLog | None, blocks: float) -> int:
 def _user_count(scenario: Scenario, log: ReplayLog | None) -> int:
     if log is not None and log.user is not None:
         return log.n_users
-    regular = scenario.workload.users
-    burst = isinstance(scenario.workload.regime, Burst)
-    return regular + (int(NEWCOMER_SHARE * regular) if burst else 0)
+    regular, regime = int(scenario.workload.users.value), scenario.workload.regime
+    return regular + (
+        math.ceil(regime.newcomers.value * regular) if isinstance(regime, Burst) else 0
+    )
 
 
 def _routing(scenario: Scenario, cost: Cost) -> Routing:
@@ -152,7 +147,7 @@ def _routing(scenario: Scenario, cost: Cost) -> Routing:
         slo_s=scenario.slo.p99_ms.value * MS,
         deadline_s=scenario.slo.deadline_ms.value * MS,
         window_s=scenario.episode.step_s,
-        hot_user_s=scenario.episode.hot_user_s,
+        hot_user_s=scenario.episode.hot_user_s.value,
     )
 
 
@@ -164,8 +159,8 @@ def profiled_weights(scenario: Scenario, cost: Cost) -> tuple[float, float, floa
     history = math.exp(scenario.workload.profile.history.log_mean.value)
     mix = scenario.workload.base_mix()
     candidates = sum(mix[s.name] * s.candidates.value for s in scenario.workload.surfaces)
-    d_square = cost.prefill_square * history + cost.prefill_token + cost.gemm_token
-    kv = history * (d_square + scenario.emb.history_row_bytes.value * cost.link_byte)
+    rows = history * scenario.emb.history_row_bytes.value * cost.link_byte
+    kv = gpu_seconds(cost, int(history), 0, 0) + rows
     emb = candidates * scenario.emb.candidate_row_bytes.value * cost.link_byte
     queue = scenario.slo.p99_ms.value * MS
     total = kv + emb + queue
@@ -212,8 +207,8 @@ def _source(
         starts=starts,
         mix=np.cumsum(mix, axis=1),
         excess=schedule.excess,
-        start_cv=workload.session_start_cv,
-        regular_users=workload.users,
+        start_cv=workload.session_start_cv.value,
+        regular_users=int(workload.users.value),
         activity_sigma=profile.activity_sigma.value,
         new_user_share=burst.new_user_share.value if burst else 0.0,
         hot_item_share=burst.hot_item_share.value if burst else 0.0,

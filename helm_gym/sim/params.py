@@ -12,17 +12,9 @@ from helm_gym.sim.layout import Array
 
 
 class Cost(NamedTuple):
-    """Coefficients of the service times of one request (docs/model.md, section 5)."""
+    """What the service times of one request follow from (docs/model.md, section 5)."""
 
-    gemm_fixed: float  # s per request
-    gemm_token: float  # s per token computed
-    prefill_fixed: float  # s
-    prefill_square: float  # s per token²
-    prefill_token: float  # s per token
-    query_fixed: float  # s
-    query_token: float  # s per query
-    cross: float  # s per (query x key)
-    self_square: float  # s per token²
+    tokens: Array  # (rows, 4) f8 s by token count, see sim.token_times
     link_latency: float  # s per transfer
     link_byte: float  # s per missing byte
     refill_rate: float  # bytes/s of a whole-shard copy, latency included

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helm_gym.config import Scenario
-from helm_gym.errors import ConfigError, SimulationError
+from helm_gym.errors import CalibrationWarning, ConfigError, SimulationError
 from helm_gym.seeding import streams_from_seed
 from helm_gym.sim import arrivals, emb_cache, kernel, kv_cache
 from helm_gym.sim.layout import (
@@ -68,6 +69,7 @@ class Simulator:
         if clusters < 1 or threads < 1:
             raise ConfigError(f"need clusters and threads of at least 1, got {clusters}, {threads}")
         self.scenario = scenario
+        warn_of_extrapolation(scenario)
         self.lowered = lower(scenario)
         self.clusters = clusters
         self.threads = min(threads, clusters)
@@ -248,3 +250,21 @@ class Simulator:
             emb_cache.fill_pages(state.emb, params.cache, node)
         state.stages.link_free[:] = begin  # whatever naive refill has just booked
         state.stages.gpu_free[:] = begin
+
+
+_warned: set[str] = set()  # in this process
+
+
+def warn_of_extrapolation(scenario: Scenario) -> None:
+    """Warn once of every kernel time that leaves the measured range unannounced."""
+    for text in scenario.extrapolations():
+        if text not in _warned:
+            _warned.add(text)
+            dimension = text.partition(" ")[0]
+            warnings.warn(
+                f"scenario {scenario.name!r}: {text}; times outside are extrapolated. Calibrate "
+                f"{scenario.hardware.gpu.name!r} further, or write extrapolates: [{dimension}] "
+                "into the scenario if you know",
+                CalibrationWarning,
+                stacklevel=3,
+            )

@@ -7,18 +7,26 @@ import math
 from helm_gym.sim.compiled import inlined, kernel
 from helm_gym.sim.layout import BINS_PER_OCTAVE, FIRST_OCTAVE, N_BINS, Array
 from helm_gym.sim.params import Cost
+from helm_gym.sim.token_times import STRIDE, Column
 
 
 @inlined
-def gpu_seconds(cost: Cost, new: float, cached: float, candidates: float) -> float:
+def gpu_seconds(cost: Cost, new: int, cached: int, candidates: int) -> float:
     """GPU time of ``new`` history tokens and ``candidates`` on ``cached`` resident tokens (s)."""
-    computed = new + candidates
-    time = cost.gemm_fixed + cost.gemm_token * computed + cost.cross * candidates * new
-    if cached == 0.0:
-        prefill = cost.prefill_fixed + (cost.prefill_square * new + cost.prefill_token) * new
-        return time + prefill + cost.query_token * candidates
-    attend = cost.query_fixed + cost.query_token * computed + cost.cross * computed * cached
-    return time + attend + cost.self_square * new * new
+    table = cost.tokens
+    computed = _row(new + candidates)
+    if cached == 0:
+        history, scored = _row(new), _row(candidates)
+        attend = table[history, Column.PREFILL] + table[scored, Column.QUERY]
+        return table[computed, Column.GEMM] + attend + table[scored, Column.KEY] * new
+    attend = table[computed, Column.QUERY] + table[computed, Column.KEY] * (cached + new)
+    return table[computed, Column.GEMM] + attend
+
+
+@inlined
+def _row(tokens: int) -> int:
+    """Row of ``Cost.tokens`` for a token count, rounded up."""
+    return (tokens + (STRIDE - 1)) // STRIDE
 
 
 @inlined

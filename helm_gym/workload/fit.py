@@ -16,7 +16,7 @@ from helm_gym.workload import fit_laws, item_laws
 from helm_gym.workload.fit_laws import Estimate
 from helm_gym.workload.fit_report import DAY_S, Draft, Finding, FittedProfile
 from helm_gym.workload.logs import YEAR_1990, InteractionLog, TimeUnit, read_interactions
-from helm_gym.workload.replay import SESSION_GAP_S
+from helm_gym.workload.replay import SESSION_GAP_S, session_starts
 
 Floats = NDArray[np.float64]
 
@@ -76,12 +76,13 @@ def fit_profile(
     fit.notes += events.notes
     fit.facts |= _describe(events)
     _fit_popularity(fit, events, catalogue_items)
-    _fit_users(fit, events)
+    lengths = None
     if time_column is None:
         for path in (*SESSION_PATHS, "hourly"):
             fit.keep(path, "the log was read without its clock")
     else:
-        _fit_clock(fit, events, utc_offset_h)
+        lengths = _fit_clock(fit, events, utc_offset_h)
+    _fit_users(fit, events, lengths)
     for path, why in UNSEEN.items():
         fit.keep(path, why)
     return fit.result(name)
@@ -119,7 +120,7 @@ def _fit_popularity(fit: Draft, log: InteractionLog, catalogue: int | None) -> N
         law = item_laws.ranked_law(views, catalogue)
     else:
         how = f"likelihood of counts of counts; {covered:.0%} of demand goes to items seen"
-        law = item_laws.sampled_law(viewers, catalogue)
+        law = item_laws.sampled_law(viewers, catalogue, _viewers_by_part(log, pairs))
     if catalogue is not None:
         fit.state("popularity.catalogue_items", catalogue, "size given by the user")
     elif covered >= RANKS_KNOWN:
@@ -142,7 +143,22 @@ def _fit_popularity(fit: Draft, log: InteractionLog, catalogue: int | None) -> N
         )
 
 
-def _fit_users(fit: Draft, log: InteractionLog) -> None:
+def _viewers_by_part(log: InteractionLog, pairs: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """Viewers of each item in groups of users, (USER_GROUPS, items); None for too few users.
+
+    Args:
+        log: with I items.
+        pairs: distinct user * I + item.
+    """
+    groups, items = fit_laws.USER_GROUPS, log.item_ids.size
+    if log.user_ids.size < 2 * groups:
+        return None
+    user, item = np.divmod(pairs, items)
+    cells = np.bincount(user % groups * items + item, minlength=groups * items)
+    return cells.reshape(groups, items)
+
+
+def _fit_users(fit: Draft, log: InteractionLog, lengths: NDArray[np.int64] | None) -> None:
     facts = fit.facts
     fit.keep(
         "history",
@@ -159,29 +175,37 @@ def _fit_users(fit: Draft, log: InteractionLog) -> None:
     slope = math.sqrt(math.pi) * math.exp(root * root)
     found = Estimate(2.0 * root, None if index.se is None else slope * index.se)
     how = f"from the Gini index {index.value:.3f} of events per user"
+    if lengths is not None and lengths.size >= ENOUGH:
+        found = fit_laws.activity(per_user, lengths)
+        how += ", less what chance adds to it"
     fit.set("activity_sigma", found, per_user.size, how)
 
 
-def _fit_clock(fit: Draft, log: InteractionLog, utc_offset_h: float) -> None:
+def _fit_clock(fit: Draft, log: InteractionLog, utc_offset_h: float) -> NDArray[np.int64] | None:
+    """Fit what needs a clock; return the sessions' lengths if it shows them."""
     step = fit_laws.clock_step(log.time_s)
     fit.facts["clock_step_s"] = step
-    span = float(log.time_s[-1] - log.time_s[0])
-    if step > COARSEST_S:
-        for path in SESSION_PATHS:
-            fit.keep(path, f"the clock steps by {step:,.0f} s, which hides gaps inside a session")
-    elif span < SESSIONS_NEED_S:
-        for path in SESSION_PATHS:
-            fit.keep(path, f"the log spans {span / HOUR_S:.2g} hours, which cuts sessions short")
-    else:
-        order = np.argsort(log.user, kind="stable")
-        gaps = np.diff(log.time_s[order])[np.diff(log.user[order]) == 0]
-        _fit_gaps(fit, gaps[gaps <= SESSION_GAP_S], step)
-        _fit_returns(fit, gaps[gaps > SESSION_GAP_S], span)
-        _fit_requests(fit, gaps, log.user.size)
-        first = np.diff(log.user[order], prepend=-1) != 0
-        first |= np.diff(log.time_s[order], prepend=-np.inf) > SESSION_GAP_S
-        _fit_lengths(fit, np.diff(np.append(np.flatnonzero(first), first.size)))
     _fit_hours(fit, log.time_s, step, utc_offset_h)
+    span = float(log.time_s[-1] - log.time_s[0])
+    why = ""
+    if step > COARSEST_S:
+        why = f"the clock steps by {step:,.0f} s, which hides gaps inside a session"
+    elif span < SESSIONS_NEED_S:
+        why = f"the log spans {span / HOUR_S:.2g} hours, which cuts sessions short"
+    if why:
+        for path in SESSION_PATHS:
+            fit.keep(path, why)
+        return None
+    order = np.argsort(log.user, kind="stable")
+    gaps = np.diff(log.time_s[order])[np.diff(log.user[order]) == 0]
+    _fit_gaps(fit, gaps[gaps <= SESSION_GAP_S], step)
+    _fit_returns(fit, _silences(log), span)
+    _fit_requests(fit, gaps, log.user.size)
+    lengths = np.diff(
+        np.append(np.flatnonzero(session_starts(log.user, log.time_s)[order]), order.size)
+    )
+    _fit_lengths(fit, lengths)
+    return lengths
 
 
 def _fit_gaps(fit: Draft, gaps: Floats, step: float) -> None:
@@ -199,18 +223,31 @@ def _fit_gaps(fit: Draft, gaps: Floats, step: float) -> None:
     fit.state("gap.cut_s", SESSION_GAP_S, "the threshold of this fit")
 
 
-def _fit_returns(fit: Draft, gaps: Floats, span: float) -> None:
-    """Gaps between sessions."""
+def _silences(log: InteractionLog) -> fit_laws.Silences:
+    """Every silence long enough to end a session, the one at the end of the log included."""
+    order = np.argsort(log.user, kind="stable")
+    user, time = log.user[order].astype(np.int64), log.time_s[order]
+    last = np.append(np.diff(user) != 0, True)
+    length = np.append(time[1:], 0.0) - time
+    length[last] = log.time_s[-1] - time[last]
+    long = length > SESSION_GAP_S
+    return fit_laws.Silences(np.log(length[long]), ~last[long], user[long])
+
+
+def _fit_returns(fit: Draft, silences: fit_laws.Silences, span: float) -> None:
+    """Gaps between sessions; the plain moments go into the facts."""
+    seen = silences.logs[silences.ended]
     if span < RETURNS_NEED_S:
         fit.keep("between_sessions", f"the log spans {span / DAY_S:.2g} days, too few for returns")
         return
-    if gaps.size < ENOUGH or np.ptp(gaps) == 0:
-        fit.keep("between_sessions", f"only {gaps.size} gaps between sessions, or all alike")
+    if seen.size < ENOUGH or np.ptp(seen) == 0:
+        fit.keep("between_sessions", f"only {seen.size} gaps between sessions, or all alike")
         return
-    mu, sigma = fit_laws.log_moments(gaps)
-    how = f"moments of gaps above {SESSION_GAP_S:,.0f} s"
-    fit.set("between_sessions.log_mean", mu, gaps.size, how)
-    fit.set("between_sessions.log_sigma", sigma, gaps.size, how)
+    fit.facts |= {"between_log_mean": float(seen.mean()), "between_log_sd": float(seen.std())}
+    mu, sigma = fit_laws.returns(silences, SESSION_GAP_S)
+    how = f"maximum likelihood of gaps above {SESSION_GAP_S:,.0f} s, open ones at the end included"
+    fit.set("between_sessions.log_mean", mu, seen.size, how)
+    fit.set("between_sessions.log_sigma", sigma, seen.size, how)
 
 
 def _fit_requests(fit: Draft, gaps: Floats, events: int) -> None:

@@ -73,6 +73,20 @@ def ranked_law(views: Counts, items: int | None = None) -> ItemLaw:
     )
 
 
+def observed_law(views: Counts) -> ItemLaw:
+    """Law of the views by observed rank as they stand, the items seen being the catalogue.
+
+    It is what a replay looks up, not what users would look up next: in a small log it takes chance
+    for popularity.
+
+    Args:
+        views: (V,) views of each item seen.
+    """
+    found = _fit_ranks(views, views.size)
+    size = Estimate(float(views.size))
+    return ItemLaw(Estimate(math.exp(found[0])), Estimate(math.expm1(found[1])), size)
+
+
 def _draw(law: Floats, size: int, views: Counts, rng: np.random.Generator) -> Counts:
     """Views of each item in a log like the given one, drawn from a law."""
     mass = (np.arange(1, size + 1) + math.expm1(law[1])) ** -math.exp(law[0])
@@ -94,7 +108,7 @@ def _fit_ranks(views: Counts, size: int) -> Floats:
     return _search(loss, [EXPONENT, SHIFT])
 
 
-def sampled_law(viewers: Counts, items: int | None = None) -> ItemLaw:
+def sampled_law(viewers: Counts, items: int | None = None, parts: Counts | None = None) -> ItemLaw:
     """Law of a catalogue of which the log saw a sample: likelihood of its counts of counts.
 
     How many items were seen once, twice, ... is compared with what the law expects, so no item has
@@ -107,6 +121,7 @@ def sampled_law(viewers: Counts, items: int | None = None) -> ItemLaw:
             would look like popularity.
         items: size of the catalogue; estimated if None (a tail that was never seen leaves no
             trace, so then it is a lower bound).
+        parts: (P, V) viewers by group of users; without it, errors are those of chance alone.
     """
     total, seen = float(viewers.sum()), viewers.size
     edges = _count_edges(int(viewers.max()))
@@ -116,8 +131,8 @@ def sampled_law(viewers: Counts, items: int | None = None) -> ItemLaw:
         size = float(items) if items is not None else seen * math.exp(point[2])
         return math.exp(point[0]), math.expm1(point[1]), size
 
-    def expected(point: Floats) -> tuple[Floats, Floats, Floats]:
-        return _spectrum(*parameters(point), total, edges)
+    def expected(point: Floats, views: float = total) -> tuple[Floats, Floats, Floats]:
+        return _spectrum(*parameters(point), views, edges)
 
     def loss(point: Floats) -> float:
         mean = np.maximum(expected(point)[0], 1e-300)
@@ -127,7 +142,16 @@ def sampled_law(viewers: Counts, items: int | None = None) -> ItemLaw:
     best = _search(loss, bounds)
     values = parameters(best)
     slopes = (values[0], values[1] + 1.0, values[2])
-    errors = _sampled_errors(expected, best, bounds)
+    left = None
+    if parts is not None:
+        rest = viewers - parts
+        left = np.stack(
+            [
+                np.histogram(row[row > 0], bins=edges)[0] - expected(best, float(row.sum()))[0]
+                for row in rest
+            ]
+        )
+    errors = _sampled_errors(expected, best, bounds, left)
     found = [
         Estimate(value, None if error is None else error * slope)
         for value, error, slope in zip(values, [*errors, None], slopes, strict=False)
@@ -182,8 +206,13 @@ def _sampled_errors(
     expected: Callable[[Floats], tuple[Floats, Floats, Floats]],
     best: Floats,
     bounds: list[tuple[float, float]],
+    left: Floats | None,
 ) -> list[float | None]:
-    """Sandwich standard errors of the parameters that are not at a bound."""
+    """Standard errors of the parameters that are not at a bound.
+
+    A jackknife of one Newton step each, from what is observed beyond the expected where groups of
+    users are ``left`` out, (P, cells); a sandwich of Poisson counts without it.
+    """
     errors: list[float | None] = [None] * best.size
     free = [i for i, (low, high) in enumerate(bounds) if min(best[i] - low, high - best[i]) > 1e-3]
     if not free:
@@ -201,8 +230,12 @@ def _sampled_errors(
     slopes, mean, share = slopes[keep], mean[keep], share[keep]
     weighted = slopes / mean[:, None]
     bread = np.linalg.pinv(slopes.T @ weighted)
-    filling = weighted.T @ (np.diag(mean) - (share * width) @ share.T) @ weighted
-    spread = bread @ filling @ bread
+    if left is None:
+        filling = weighted.T @ (np.diag(mean) - (share * width) @ share.T) @ weighted
+        spread = bread @ filling @ bread
+    else:
+        steps = left[:, keep] @ weighted @ bread
+        spread = np.cov(steps.T, ddof=0).reshape(len(free), len(free)) * (len(left) - 1)
     for place, index in enumerate(free):
         errors[index] = root(spread[place, place])
     return errors

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
-from helm_gym.config_workload import Popularity
+from helm_gym.config_workload import Burst, Popularity
 from helm_gym.errors import ConfigError
 
 HOTTEST = 20  # shards that HELM's score looks at
-BURST_SHARDS = 0.02  # part of the shards that a burst's hot items live in (assumed)
-BURST_FOCUS = 0.9  # part of a burst session's look-ups that go there (assumed)
 
 
 def shard_mass(law: Popularity, shards: int) -> NDArray[np.float64]:
@@ -29,11 +29,17 @@ def shard_mass(law: Popularity, shards: int) -> NDArray[np.float64]:
             f"popularity.catalogue_items is {items}, fewer than emb.shards {shards}; "
             f"set emb.shards to at most {items}"
         )
+    return _mass(items, law.shift_items.value, law.exponent.value, shards)
+
+
+@lru_cache(maxsize=8)  # millions of powers, asked for twice by every simulator
+def _mass(items: int, shift: float, exponent: float, shards: int) -> NDArray[np.float64]:
     ranks = np.arange(1, items + 1, dtype=np.float64)
-    mass = (ranks + law.shift_items.value) ** -law.exponent.value
     starts = np.linspace(0, items, shards, endpoint=False).astype(np.int64)
-    totals = np.add.reduceat(mass, starts)
-    return np.asarray(totals / totals.sum())
+    totals = np.add.reduceat((ranks + shift) ** -exponent, starts)
+    mass = np.asarray(totals / totals.sum())
+    mass.setflags(write=False)  # every caller gets this one
+    return mass
 
 
 def _ranking(
@@ -46,8 +52,16 @@ def _ranking(
     return reordered
 
 
-def group_weights(law: Popularity, shards: int, rng: np.random.Generator) -> NDArray[np.float64]:
+def group_weights(
+    law: Popularity, shards: int, rng: np.random.Generator, burst: Burst
+) -> NDArray[np.float64]:
     """Look-up probabilities of every interest group, the last row being the burst's.
+
+    Args:
+        law: how popular items are.
+        shards: equal runs of ranks.
+        rng: draws the groups' rankings and the burst's hot shards.
+        burst: how narrow its interest is.
 
     Returns:
         (groups + 1, shards); every row sums to 1.
@@ -58,10 +72,11 @@ def group_weights(law: Popularity, shards: int, rng: np.random.Generator) -> NDA
         own * _ranking(mass, spread, rng) + (1.0 - own) * mass
         for _ in range(int(law.interest_groups.value))
     ]
-    hot = np.zeros(shards)
-    chosen = rng.choice(np.arange(shards // 4, shards), max(1, int(BURST_SHARDS * shards)), False)
+    hot, focus = np.zeros(shards), burst.hot_focus.value
+    n_hot = max(1, int(burst.hot_shards.value * shards))
+    chosen = rng.choice(np.arange(shards // 4, shards), n_hot, False)
     hot[chosen] = 1.0 / chosen.size
-    rows.append(BURST_FOCUS * hot + (1.0 - BURST_FOCUS) * mass)
+    rows.append(focus * hot + (1.0 - focus) * mass)
     return np.stack(rows)
 
 

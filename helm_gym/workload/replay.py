@@ -16,9 +16,11 @@ from helm_gym.config import Scenario
 from helm_gym.config_workload import Burst, Replay
 from helm_gym.errors import ConfigError, LogError
 from helm_gym.workload.logs import InteractionLog, read_arrivals, read_interactions
+from helm_gym.workload.overlay import overlay
 
 Floats = NDArray[np.float64]
 
+DAY_S = 86_400.0
 SESSION_GAP_S = 1800.0  # a longer silence of a user, on the log's own clock, ends the session
 TASTES = 8  # directions of taste that tell users apart
 GROUPING_SEED = 0  # where the clustering begins; its outcome belongs to the log, not to a run
@@ -51,8 +53,9 @@ def load_replay(scenario: Scenario, rng: np.random.Generator) -> ReplayLog:
 
     Args:
         scenario: one with ``workload.replay`` set.
-        rng: the generator of the scenario's structure. A replay leaves it alone: what a log says
-            does not depend on a seed.
+        rng: the generator of the scenario's structure. It shifts the copies of an overlay, and
+            deals out the interest groups of ``items: profile``; else a replay leaves it alone,
+            since what a log says does not depend on a seed.
 
     Raises:
         LogError: the file cannot be used; names file, column and row.
@@ -68,7 +71,7 @@ def load_replay(scenario: Scenario, rng: np.random.Generator) -> ReplayLog:
         )
     if replay.kind == "arrivals":
         return _load_arrivals(scenario, replay)
-    return _load_interactions(scenario, replay)
+    return _load_interactions(scenario, replay, rng)
 
 
 def _load_arrivals(scenario: Scenario, replay: Replay) -> ReplayLog:
@@ -91,10 +94,11 @@ def _load_arrivals(scenario: Scenario, replay: Replay) -> ReplayLog:
     return ReplayLog(time, period, compression=compression)
 
 
-def _load_interactions(scenario: Scenario, replay: Replay) -> ReplayLog:
+def _load_interactions(scenario: Scenario, replay: Replay, rng: np.random.Generator) -> ReplayLog:
     log = read_interactions(replay.path, replay.time_unit, replay.time_column)
-    shards, users = scenario.emb.shards, log.user_ids.size
-    if log.item_ids.size < shards:
+    shards, copies = scenario.emb.shards, replay.overlay
+    users = log.user_ids.size * copies
+    if log.item_ids.size < shards and replay.items == "log":
         raise ConfigError(
             f"{replay.path} has {log.item_ids.size} items, fewer than emb.shards {shards}; set "
             f"emb.shards to at most {log.item_ids.size}"
@@ -104,21 +108,46 @@ def _load_interactions(scenario: Scenario, replay: Replay) -> ReplayLog:
         _refuse_long_histories(log, scenario, replay)
         # Nothing is known from before the log: one token, so that every length is positive.
         history = np.ones(users, np.int32)
-    time, period, compression = _compress(log.time_s, replay, _target_rps(scenario))
-    shard = item_shards(log.item, log.item_ids.size, shards)
+    time, period, compression = _compress(log.time_s, replay, _target_rps(scenario) / copies)
+    user, first = log.user, session_starts(log.user, log.time_s)
+    if copies > 1:
+        rows, user, time = overlay(
+            user, time, period, copies, _step_s(replay, log, compression), rng
+        )
+        first = first[rows]
     groups = int(scenario.workload.profile.popularity.interest_groups.value)
-    group = interest_groups(log.user, shard, users, shards, groups)
+    weights = None
+    if replay.items == "log":
+        shard = item_shards(log.item, log.item_ids.size, shards)
+        own = interest_groups(log.user, shard, log.user_ids.size, shards, groups)
+        weights = lookup_weights(own[log.user], shard, groups, shards)
+        group = np.tile(own, copies)
+    else:
+        group = rng.integers(0, groups, users).astype(np.int16)
     return ReplayLog(
         time=time,
         period_s=period,
-        user=log.user,
-        first=session_starts(log.user, log.time_s),
+        user=user,
+        first=first,
         group=group,
         history=history,
-        weights=lookup_weights(group[log.user], shard, groups, shards),
+        weights=weights,
         compression=compression,
         notes=log.notes,
     )
+
+
+def _step_s(replay: Replay, log: InteractionLog, compression: float) -> float:
+    """What shifts of an overlay are multiples of (s of simulated time), 0 for any."""
+    if replay.overlay_shift == "log":
+        return 0.0
+    span = float(log.time_s[-1] - log.time_s[0])
+    if span < 2 * DAY_S:
+        raise ConfigError(
+            f"{replay.path} spans {span / DAY_S:.2g} days, too few for copies shifted by whole "
+            "days; write workload.replay.overlay_shift: log"
+        )
+    return DAY_S / compression
 
 
 def _target_rps(scenario: Scenario) -> float:
