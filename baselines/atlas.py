@@ -32,6 +32,8 @@ SLO_MS = (30.0, 60.0, 120.0)
 """A point that no share serves within the first takes the next; its deadline is five times that."""
 Row = dict[str, Any]
 
+MOST_REQUESTS = 100_000.0  # per cluster and run: a P99 of them has 1,000 requests above it
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -88,7 +90,7 @@ def measure(point: Point, effort: Effort = FULL) -> Row:
     guess = first_guess(needs(scenario))
     for slo in SLO_MS:
         scenario = scenario.replace({"slo.p99_ms": slo, "slo.deadline_ms": 5.0 * slo})
-        probe = Probe(scenario, SEEDS, effort.capacity_s)
+        probe = Probe(scenario, SEEDS, effort.capacity_s, MOST_REQUESTS)
         capacity = probe.capacities(effort.shares, guess)
         row["slo_ms"] = slo
         if max(capacity.values()) > 0.0:
@@ -109,7 +111,7 @@ def measure(point: Point, effort: Effort = FULL) -> Row:
         "basin_high": within[-1],
         "best_capacity": max(capacity.values()),
     }
-    tails = Probe(scenario, SEEDS, effort.tail_s)
+    tails = Probe(scenario, SEEDS, effort.tail_s, MOST_REQUESTS)
     for load in LOADS:
         swept = tails.sweep(load * row["best_capacity"], list(capacity))
         row |= _at_load(load, list(capacity), swept)

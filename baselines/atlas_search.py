@@ -9,6 +9,7 @@ takes about four simulations. All shares meet the same requests.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +27,7 @@ from helm_gym.sim.simulator import Simulator
 STEP = 1.03  # ratio of neighbouring rates, between which capacity is interpolated
 LOWEST_RPS = 4.0  # per node; a share that carries less counts as carrying nothing
 SEEDS = (SEED, SEED + 1)
+SIMULATORS_KEPT = 6
 WITHIN = 0.02  # shares this close to the best one are as good
 
 
@@ -52,12 +54,16 @@ class Probe:
         scenario: in its own regime; its load and capacity are replaced.
         seeds: clusters, each beginning where the schedule begins.
         measure_s: simulated time per cluster after the warm-up.
+        most_requests: per cluster; where more would come the time is shorter, and so is the
+            warm-up, to twice as many.
     """
 
     scenario: Scenario
     seeds: Sequence[int] = SEEDS
     measure_s: float = 60.0
+    most_requests: float = math.inf
     runs: int = field(default=0, init=False)
+    _kept: OrderedDict[float, Simulator] = field(default_factory=OrderedDict, init=False)
 
     def __post_init__(self) -> None:
         if self.scenario.workload.replay is not None:
@@ -69,12 +75,23 @@ class Probe:
 
     def sweep(self, rate: float, shares: Sequence[float]) -> list[Figures]:
         """Simulate shares at one rate, on the same requests."""
-        changes = {"load": 1.0, "capacity_rps_per_node": rate}
-        scenario = self.scenario.replace(
-            {f"workload.{k}": v for k, v in changes.items()} | {"episode.warm_starts": 1}
-        )
-        simulator = Simulator(scenario, clusters=len(self.seeds))
+        simulator = self._simulator(rate)
         return [self._run(simulator, share) for share in shares]
+
+    def _simulator(self, rate: float) -> Simulator:
+        """A simulator at that rate; neighbouring shares ask for the same rates again."""
+        if rate not in self._kept:
+            warmup_s = min(
+                self.scenario.episode.warmup_s, 2 * self.most_requests / rate / self.scenario.nodes
+            )
+            changes = {"workload.load": 1.0, "workload.capacity_rps_per_node": rate}
+            changes |= {"episode.warm_starts": 1, "episode.warmup_s": warmup_s}
+            scenario = self.scenario.replace(changes)
+            self._kept[rate] = Simulator(scenario, clusters=len(self.seeds))
+            if len(self._kept) > SIMULATORS_KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(rate)
+        return self._kept[rate]
 
     def _run(self, simulator: Simulator, share: float) -> Figures:
         self.runs += 1
@@ -84,7 +101,9 @@ class Probe:
         shares = np.full((len(self.seeds), scenario.nodes), share)
         sums = np.zeros((len(self.seeds), N_NODE))
         latency = np.zeros((len(self.seeds), N_BINS), np.int64)
-        windows = max(1, round(self.measure_s / scenario.episode.step_s))
+        rate = scenario.workload.capacity_rps_per_node.value * scenario.nodes
+        measured = min(self.measure_s, self.most_requests / rate)
+        windows = max(1, round(measured / scenario.episode.step_s))
         for _ in range(windows):
             told = simulator.step(shares)
             sums += told.total

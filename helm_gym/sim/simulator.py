@@ -77,6 +77,7 @@ class Simulator:
         self._states = [view(row, self.lowered.sizes) for row in self._buffers]
         self._ready = np.zeros(clusters, np.bool_)  # clusters that have been put on a warm start
         self._warm: OrderedDict[float, list[Buffer]] = OrderedDict()
+        self._cold: Buffer | None = None  # settled source and empty caches, whatever the share
         self._workers: tuple[int, ThreadPoolExecutor] | None = None
 
     @property
@@ -217,7 +218,9 @@ class Simulator:
         begin = -warm_windows * window
         buffer = np.zeros(self.state_bytes, np.uint8)
         state = view(buffer, low.sizes)
-        self._begin_cold(state, share, begin)
+        if low.params.source.log_kind:
+            begin = 0.0  # a log begins where it begins
+        self._begin_cold(buffer, state, share, begin)
         shares = np.full(self.scenario.nodes, share)
         for _ in range(warm_windows):
             kernel.step(state, low.params, shares, NO_RECORD)
@@ -230,13 +233,26 @@ class Simulator:
         self._check(state)
         return snapshots
 
-    def _begin_cold(self, state: State, share: float, begin: float) -> None:
+    def _begin_cold(self, buffer: Buffer, state: State, share: float, begin: float) -> None:
         """Sessions in their steady state, empty KV, the EMB pages of the commonest shards full."""
+        if self._cold is None:
+            self._settle(state, begin)
+            self._cold = buffer.copy()
+        else:
+            np.copyto(buffer, self._cold)
+        for node in range(self.scenario.nodes):
+            kernel.set_share(state, self.lowered.params, node, share, begin)
+            emb_cache.fill_pages(state.emb, self.lowered.params.cache, node)
+        state.stages.link_free[:] = begin  # whatever naive refill has just booked
+        state.stages.gpu_free[:] = begin
+
+    def _settle(self, state: State, begin: float) -> None:
+        """Let sessions come and go until ``begin``, and empty the caches."""
         low = self.lowered
         params, source = low.params, low.params.source
         settle = min(SETTLE_SESSIONS * low.session_s, SETTLE_AT_MOST_S)
         if source.log_kind:
-            settle, begin = 0.0, 0.0
+            settle = 0.0
         state.arrivals.rng[:] = streams_from_seed(self.scenario.structure_seed)
         state.users[:] = low.users
         arrivals.clear(state.arrivals, begin - settle, source.bucket_s)
@@ -245,11 +261,6 @@ class Simulator:
         state.arrivals.clock[Clock.NEXT_TICK] = begin + params.cache.tick_s
         kv_cache.clear(state.kv, params.cache.entries)
         emb_cache.clear(state.emb, params.cache, begin)
-        for node in range(self.scenario.nodes):
-            kernel.set_share(state, params, node, share, begin)
-            emb_cache.fill_pages(state.emb, params.cache, node)
-        state.stages.link_free[:] = begin  # whatever naive refill has just booked
-        state.stages.gpu_free[:] = begin
 
 
 _warned: set[str] = set()  # in this process
