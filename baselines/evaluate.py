@@ -109,7 +109,7 @@ def evaluate(
 
     Args:
         scenario: where.
-        specs: policy specs; ``static:best`` and ``balance:best`` are searched for on tuning seeds.
+        specs: policy specs; ``static:best`` and the like are searched for on tuning seeds.
         seeds: episodes per policy, out of ``EVALUATION_SEEDS``; its first five by default.
         policies: policies made already, by the spec that names them in ``specs``.
         labels: what to call a spec in tables; the resolved spec by default.
@@ -160,11 +160,10 @@ def _check(specs: Sequence[str], seeds: Sequence[int]) -> None:
 
 
 def _label(asked: str, spec: str) -> str:
-    known = {
-        "static:best": f"best static ({spec.partition(':')[2]})",
-        "balance:best": "tuned balance",
-    }
-    return known.get(asked, spec)
+    name, _, rest = asked.partition(":")
+    if asked == "static:best":
+        return f"best static ({spec.partition(':')[2]})"
+    return f"tuned {name}" if rest == "best" else spec
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def run_policy(
     try:
         env = EmbKvVectorEnv(
             len(seeds),
-            scenario=scenario,
+            scenario=with_router(scenario, policy),
             control=control,
             observation=observation,
             reward=reward,
@@ -92,6 +92,18 @@ def run_policy(
         return _run(env, policy, name, seeds, tick or (lambda: None))
     finally:
         env.close()
+
+
+def with_router(scenario: Scenario, policy: Policy) -> Scenario:
+    """The scenario with the router that a policy states in ``router``, if it states one.
+
+    Some systems are a split and a router together, KV-Opt for one. A policy without the attribute
+    is run with the scenario's router.
+    """
+    router = getattr(policy, "router", None)
+    if router is None or router == scenario.router.name:
+        return scenario
+    return scenario.replace({"router.name": str(router)})
 
 
 def _run(

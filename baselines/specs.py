@@ -1,7 +1,8 @@
-"""Policies by name: ``static:0.45``, ``balance``, ``ppo:runs/x/model.zip``, ``my_module:MyPolicy``.
+"""Policies by name: ``static:0.45``, ``aimd:up=0.02``, ``ppo:runs/x/model.zip``, ``my_module:My``.
 
-Two specs name a search rather than a policy, ``static:best`` and ``balance:best``; they depend on
-the scenario, so :mod:`helm_gym.baselines.tune` resolves them to one of the others.
+Specs that end in ``:best``, such as ``static:best`` or ``aimd:best``, name a search rather than a
+policy; they depend on the scenario, so :mod:`helm_gym.baselines.tune` resolves them to one of the
+others.
 """
 
 from __future__ import annotations
@@ -10,20 +11,47 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from helm_gym.baselines.balance import BalancePolicy
+from helm_gym.baselines.bandits import SlidingUcb, Thompson
+from helm_gym.baselines.curves import MissRatioCurves
+from helm_gym.baselines.feedback import Aimd, Hill, Hysteresis, Pid
+from helm_gym.baselines.forecast import Mpc
+from helm_gym.baselines.kv_opt import KvEmbOpt, KvOpt
+from helm_gym.baselines.marginal import (
+    Cliffhanger,
+    HitsPerSlab,
+    MarginalHits,
+    RobinHood,
+    TailAge,
+)
+from helm_gym.baselines.rule import Rule
 from helm_gym.baselines.static import StaticPolicy
 from helm_gym.errors import ConfigError, nearest
 from helm_gym.policy import Policy
 
-SEARCHES = ("static:best", "balance:best")
-"""Specs that a grid search on tuning seeds resolves."""
+RULES: Mapping[str, type[Rule]] = {
+    rule.NAME: rule
+    for rule in (
+        KvOpt, KvEmbOpt, Aimd, Pid, Hysteresis, Hill, Cliffhanger, MarginalHits, HitsPerSlab,
+        TailAge, RobinHood, MissRatioCurves, Mpc, SlidingUcb, Thompson,
+    )
+}  # fmt: skip
+"""Classical policies by the name that a spec begins with; docs/baselines.md describes each."""
+
+SETTINGS: Mapping[str, type[Any]] = {"balance": BalancePolicy, **RULES}
+"""Names whose spec goes on with settings, written ``name=value`` and parted by commas."""
+
+SEARCHES = ("static:best", *(f"{name}:best" for name in SETTINGS))
+"""Specs that a search on tuning seeds resolves."""
 
 FORMS: Mapping[str, str] = {
     "static": "static:0.45 (that share for ever) or static:best (grid search)",
     "balance": "balance, balance:gain=0.6,bias=0.05,max_move=0.06,control=node or balance:best",
+    **{name: f"{name}, {name}:SETTING=VALUE,... or {name}:best" for name in RULES},
     "ppo": "ppo:PATH (a model.zip of helm-gym train, or its run folder)",
     "module": "package.module:Class (anything that meets helm_gym.policy.Policy)",
 }
@@ -47,20 +75,21 @@ def make_policy(spec: str) -> Policy:
             "evaluate, or resolve it with helm_gym.baselines.tune.resolve(scenario, spec)"
         )
     kind, _, rest = spec.partition(":")
-    makers: dict[str, Callable[[str, str], Policy]] = {
-        "static": _static,
-        "balance": _balance,
-        "ppo": _ppo,
-    }
+    makers: dict[str, Callable[[str, str], Policy]] = {"static": _static, "ppo": _ppo}
     if kind in makers:
         return makers[kind](spec, rest)
+    if kind in SETTINGS:
+        return _with_settings(spec, kind, rest)
     if rest:
         return _from_module(spec, kind, rest)
-    raise ConfigError(f"policy {spec!r} does not exist{nearest(kind, makers)}\n{_forms()}")
+    known = (*makers, *SETTINGS)
+    raise ConfigError(f"policy {spec!r} does not exist{nearest(kind, known)}\n{_forms()}")
 
 
 def _forms() -> str:
-    return "Policies are written as: " + "; ".join(FORMS.values())
+    own = ", ".join(RULES)
+    general = [FORMS[kind] for kind in ("static", "balance", "ppo", "module")]
+    return f"Policies are written as: {'; '.join(general)}; and like balance: {own}"
 
 
 def _static(spec: str, rest: str) -> Policy:
@@ -72,18 +101,32 @@ def _static(spec: str, rest: str) -> Policy:
     return StaticPolicy(share)
 
 
-def _balance(spec: str, rest: str) -> Policy:
+def _with_settings(spec: str, name: str, rest: str) -> Policy:
+    """Make a policy of :data:`SETTINGS`; what values its settings may have it says itself."""
+    known = settings_of(SETTINGS[name])
     settings: dict[str, Any] = {}
-    known = [name for name in inspect.signature(BalancePolicy).parameters]
     for pair in rest.split(",") if rest else ():
-        name, equals, value = (part.strip() for part in pair.partition("="))
-        if name not in known or not equals:
+        setting, equals, value = (part.strip() for part in pair.partition("="))
+        if setting not in known or not equals:
             raise ConfigError(
-                f"policy {spec!r}: {pair.strip()!r} is no setting{nearest(name, known)}; write "
-                f"{FORMS['balance']}"
+                f"policy {spec!r}: {pair.strip()!r} is no setting{nearest(setting, known)}; write "
+                f"{FORMS[name]}"
             )
-        settings[name] = value if name == "control" else _number(spec, name, value)
-    return BalancePolicy(**settings)
+        settings[setting] = _number(spec, setting, value) if known[setting] else value
+    policy: Policy = SETTINGS[name](**settings)
+    return policy
+
+
+def settings_of(policy: type[Any]) -> dict[str, bool]:
+    """Settings that a class takes, and whether each is a number, by its annotations."""
+    hints = get_type_hints(policy if is_dataclass(policy) else policy.__init__, include_extras=True)
+    return {name: _numeric(hints[name]) for name in inspect.signature(policy).parameters}
+
+
+def _numeric(hint: Any) -> bool:
+    if get_origin(hint) is Annotated:
+        return _numeric(get_args(hint)[0])
+    return hint in (int, float) or any(_numeric(part) for part in get_args(hint))
 
 
 def _number(spec: str, name: str, value: str) -> float:

@@ -1,4 +1,4 @@
-"""Grid searches: the best static share and the best feedback rule of a scenario.
+"""Grid searches: the best static share and the best settings of every classical rule.
 
 Searches see tuning seeds only, never those that policies are compared on.
 """
@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
 from helm_gym.baselines import balance
+from helm_gym.baselines.kv_opt import KvEmbOpt
 from helm_gym.baselines.rollout import Episode, run_policy
-from helm_gym.baselines.specs import SEARCHES, make_policy
+from helm_gym.baselines.rule import Rule, Value
+from helm_gym.baselines.specs import RULES, SEARCHES, make_policy
 from helm_gym.baselines.static import share_grid
 from helm_gym.config import Scenario
 from helm_gym.errors import ConfigError, nearest
@@ -23,6 +26,8 @@ EVALUATION_SEEDS = range(20_000, 30_000)
 """Seeds for training, for searches and early stopping, and for comparisons; disjoint."""
 
 N_TUNING = 5
+N_CANDIDATES = 24
+"""Settings that a search tries at most, so that no rule is tuned more than the others."""
 OBJECTIVE = "tail_ms"
 """What a search minimises, in the mean over seeds: P99 over all arrivals, a shed one counting as
 the deadline. It is the figure that comparisons are about."""
@@ -39,13 +44,36 @@ class Search:
 
 
 def grid(scenario: Scenario, asked: str) -> list[str]:
-    """Specs that a search tries."""
-    if asked == "static:best":
-        episode = scenario.episode
-        return [f"static:{x:g}" for x in share_grid(episode.share_min, episode.share_max)]
-    if asked == "balance:best":
+    """Specs that a search tries.
+
+    Raises:
+        ConfigError: it is none of :data:`~helm_gym.baselines.specs.SEARCHES`.
+    """
+    if asked not in SEARCHES:
+        raise ConfigError(f"{asked!r} is no search{nearest(asked, SEARCHES)}")
+    name = asked.partition(":")[0]
+    if name == "balance":
         return list(balance.candidates())
-    raise ConfigError(f"{asked!r} is no search{nearest(asked, SEARCHES)}")
+    if name in ("static", KvEmbOpt.NAME):
+        written = "static:" if name == "static" else f"{name}:share="
+        shares = share_grid(scenario.episode.share_min, scenario.episode.share_max)
+        return [f"{written}{x:g}" for x in shares]
+    return candidates(RULES[name])
+
+
+def candidates(rule: type[Rule]) -> list[str]:
+    """Specs of a rule's ``SEARCH``: all of them, or a random subset that is always the same."""
+    combinations = list(product(*rule.SEARCH.values()))
+    if len(combinations) > N_CANDIDATES:
+        chosen = np.random.default_rng(0).choice(len(combinations), N_CANDIDATES, replace=False)
+        combinations = [combinations[n] for n in sorted(chosen)]
+    return [
+        f"{rule.NAME}:" + ",".join(map(_written, rule.SEARCH, values)) for values in combinations
+    ]
+
+
+def _written(name: str, value: Value) -> str:
+    return f"{name}={value}" if isinstance(value, str) else f"{name}={value:g}"
 
 
 def search(
@@ -60,7 +88,7 @@ def search(
 
     Args:
         scenario: where.
-        asked: ``static:best`` or ``balance:best``.
+        asked: one of :data:`~helm_gym.baselines.specs.SEARCHES`.
         seeds: episodes per spec; the first of :data:`TUNING_SEEDS` by default.
         threads: simulator threads.
         tick: called after every window.
@@ -82,7 +110,10 @@ def search(
         )
         for spec in grid(scenario, asked)
     }
-    best = min(figures, key=lambda spec: figures[spec][OBJECTIVE])
+    if asked == f"{KvEmbOpt.NAME}:best":  # defined by a curve, not by the tail
+        best = KvEmbOpt.choose(figures)
+    else:
+        best = min(figures, key=lambda spec: figures[spec][OBJECTIVE])
     return Search(asked, best, figures, seeds)
 
 

@@ -28,9 +28,9 @@ from helm_gym.fidelity.finding import Effort, Finding, Skipped
 from helm_gym.files import write_text
 from helm_gym.processes import worker_pool
 
-ROOMS = ("kernels", "links", "emb", "kv", "queues", "workload")
+ROOMS = ("kernels", "links", "emb", "kv", "queues", "workload", "replays")
 """Modules of this package that have ``checks``, in the order of the card."""
-SLOWEST_FIRST = ("kernels", "workload", "emb", "queues", "links", "kv")
+SLOWEST_FIRST = ("kernels", "workload", "emb", "queues", "replays", "links", "kv")
 DEPENDENCIES = ("numpy", "scipy", "numba", "libcachesim")
 NOT_RUN = ("cli", "agents", "envs")  # packages that no room uses
 DATA = ("calibration", "traces")

@@ -28,6 +28,7 @@ TITLES = {
     "kv": "KV cache",
     "queues": "Queues",
     "workload": "Workload",
+    "replays": "Replays of real logs",
 }
 QUICK = (
     "This is the quick subset (--quick): fewer points and shorter runs. Its errors are not those "

@@ -1,0 +1,92 @@
+"""What classical policies have in common: settings that are checked, rows, and how far a move goes.
+
+A rule is a dataclass. Its fields are the settings that a spec may name, its ``SEARCH`` the values
+that ``NAME:best`` tries, and it decides only where each row should go. Here that becomes a policy:
+observations are named, the move is limited, and shapes are those of the protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter, ValidationError
+
+from helm_gym.baselines.signals import PRESET, Floats, Signals, read
+from helm_gym.errors import ConfigError
+
+Array = NDArray[Any]
+Value = float | str
+Grid = Mapping[str, tuple[Value, ...]]
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Move = Annotated[float, Field(gt=0, le=1)]
+
+MAX_MOVE = 0.06  # share per decision; HELM's largest increment
+LOW, HIGH = 0.1, 0.9  # shares that grids span; HELM's range
+CONTROLS = ("node", "cluster")
+
+
+@dataclass(kw_only=True)
+class Rule:
+    """A policy that moves each row's share toward a target.
+
+    Args:
+        control: ``node``, each node by its own signals; ``cluster``, one share by the cluster's.
+        max_move: longest move per decision.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+    """
+
+    NAME: ClassVar[str]
+    SEARCH: ClassVar[Grid] = {}
+    observation: ClassVar[str] = PRESET
+
+    control: Literal["cluster", "node"] = "cluster"
+    max_move: Move = MAX_MOVE
+    _rows: int = field(default=0, init=False, repr=False)  # rows whose state is kept; 0: none is
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self), include_extras=True)
+        for setting in fields(self):
+            if not setting.init:
+                continue
+            given = getattr(self, setting.name)
+            try:
+                value = TypeAdapter(hints[setting.name]).validate_python(given)
+            except ValidationError as error:
+                reason = error.errors()[0]["msg"]
+                raise ConfigError(f"{self.NAME}: {setting.name}={given!r}: {reason}") from None
+            setattr(self, setting.name, value)
+
+    def reset(self, seed: int) -> None:
+        """Forget everything; the next decision begins the episode of its rows."""
+        self._rows = 0
+
+    def act(self, obs: Array) -> Array:
+        """Choose shares: (rows, F) to (rows, 1), or (rows, M, F) to (rows, M)."""
+        seen = read(obs)
+        if len(seen.share) != self._rows:
+            self._rows = len(seen.share)
+            self.begin(seen)
+        move = np.clip(self.target(seen) - seen.share, -self.max_move, self.max_move)
+        return np.clip(seen.share + move, 0.0, 1.0).reshape(len(obs), -1)
+
+    def begin(self, seen: Signals) -> None:
+        """Set up the state of every row, from the window before its first decision."""
+
+    def target(self, seen: Signals) -> Floats:
+        """(R,) shares that the rows should have; asked once per decision."""
+        raise NotImplementedError
+
+
+def share_points(step: float) -> Floats:
+    """(K,) shares from LOW to HIGH, ``step`` apart or a little less."""
+    return np.linspace(LOW, HIGH, round(np.ceil((HIGH - LOW) / step - 1e-9)) + 1)
