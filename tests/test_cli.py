@@ -56,6 +56,7 @@ def test_help_names_every_command(run: Run) -> None:
     for command in (
         "scenario", "profile", "train", "evaluate", "capacity", "demo", "speed", "warmup",
         "calibrate", "measure", "fidelity", "sensitivity", "atlas",
+        "bench", "hindsight", "leaderboard", "goodput",
     ):  # fmt: skip
         assert f" {command} " in result.stdout
         assert run(command, "--help").exit_code == 0

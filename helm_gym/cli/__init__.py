@@ -6,10 +6,22 @@ here holds the commands of one kind; importing it adds them to the app.
 
 from __future__ import annotations
 
-from helm_gym.cli import calibration, machine, policies, scenarios, studies
+from helm_gym.cli import (
+    bench,
+    calibration,
+    hindsight,
+    leaderboard,
+    machine,
+    policies,
+    scenarios,
+    studies,
+)
 from helm_gym.cli.shared import app
 
-__all__ = ["app", "calibration", "machine", "main", "policies", "scenarios", "studies"]
+__all__ = [
+    "app", "bench", "calibration", "hindsight", "leaderboard", "machine", "main", "policies",
+    "scenarios", "studies",
+]  # fmt: skip
 
 
 def main() -> None:

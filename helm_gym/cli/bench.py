@@ -1,0 +1,135 @@
+"""``bench``: many policies on the paper suite, in rows that anybody can run again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from helm_gym.cli.shared import QuietOption, app, cores, reported
+from helm_gym.errors import ConfigError
+
+NOT_REPRODUCED = 1
+
+
+@app.command()
+@reported
+def bench(
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SPEC]...", help="More policies, as in --policies A B C."),
+    ] = None,
+    suite: Annotated[
+        str,
+        typer.Option(help="paper, a shipped scenario, a YAML file, or a folder of them."),
+    ] = "paper",
+    policies: Annotated[
+        list[str] | None,
+        typer.Option("--policies", "-p", help="static:best, my_module:MyPolicy, ppo:PATH, ..."),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Test seeds; 5, or 2 with --quick.")
+    ] = None,
+    loads: Annotated[str | None, typer.Option(help="As in 0.7,0.9,0.95.")] = None,
+    routers: Annotated[
+        str | None, typer.Option(help="As in predicted_completion,helm_score.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=2, help="Windows per episode; ten minutes by default.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder; a stopped benchmark goes on there.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes.")] = None,
+    backend: Annotated[str, typer.Option(help="loky, this machine; ray, a Ray cluster.")] = "loky",
+    budget_ms: Annotated[
+        float, typer.Option("--budget-ms", help="Mean time that a decision may take.")
+    ] = 50.0,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Episodes of one minute; the suite at one load.")
+    ] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Run failed rows again.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write OUT/tensorboard, for HParams.")
+    ] = False,
+    splits: Annotated[
+        bool, typer.Option("--splits", help="Show what is held out; no run.")
+    ] = False,
+    replay: Annotated[
+        str | None,
+        typer.Option(metavar="ROW", help="Run a row again: rows.parquet#17, or JSON."),
+    ] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Benchmark policies on held-out request streams, and keep rows that can be run again."""
+    from rich.console import Console
+
+    if splits:
+        from helm_gym.baselines.bench_splits import check_splits, split_table
+
+        check_splits()
+        Console().print(split_table())
+        return
+    if replay is not None:
+        _replay(replay)
+        return
+    from helm_gym.baselines import bench as room
+    from helm_gym.baselines import bench_hparams
+    from helm_gym.baselines.bench_plan import make_plan
+
+    if tensorboard:
+        bench_hparams.check_installed()
+    plan = make_plan(
+        suite,
+        [*(policies or ()), *(more or ())],
+        seeds or (2 if quick else 5),
+        loads=_numbers(loads),
+        routers=None if routers is None else _listed(routers),
+        steps=steps,
+        quick=quick,
+        budget_ms=budget_ms,
+    )
+    folder = out or Path("runs/bench-quick" if quick else "runs/bench")
+    try:
+        found = room.run_bench(
+            plan,
+            folder,
+            processes=cores(jobs),
+            backend=backend,
+            retry=retry,
+            progress=not quiet,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"stopped; the same command goes on with {folder}") from None
+    Console().print(room.summary(found))
+    for policy, rows in found.failed.items():
+        typer.echo(f"failed: {policy}, {len(rows)} rows, the first because: {rows[0]['reason']}")
+    if tensorboard:
+        bench_hparams.write_hparams(found.rows, folder / "tensorboard")
+        typer.echo(f"tensorboard: tensorboard --logdir {folder / 'tensorboard'}")
+    typer.echo(f"rows: {found.path} ({len(found.rows)} asked for, {found.ran} run now)")
+
+
+def _replay(reference: str) -> None:
+    from helm_gym.baselines.bench_replay import find_row
+    from helm_gym.baselines.bench_replay import replay as again
+
+    result = again(find_row(reference))
+    for line in result.lines():
+        typer.echo(line)
+    if not result.same:
+        raise typer.Exit(NOT_REPRODUCED)
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _numbers(text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in _listed(text)]
+    except ValueError:
+        raise ConfigError(f"--loads {text}: write numbers, as in 0.7,0.9,0.95") from None

@@ -1,0 +1,68 @@
+"""``hindsight``: the best schedule of a known request stream, and policies against it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from helm_gym.cli.shared import (
+    QuietOption,
+    ScenarioOption,
+    SetOption,
+    app,
+    load_scenario,
+    reported,
+)
+
+
+@app.command()
+@reported
+def hindsight(
+    scenario: ScenarioOption = "taobao-shift",
+    policies: Annotated[
+        list[str] | None,
+        typer.Option("--policies", "-p", help="Compared with the schedule; repeat for more."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=10_000, help="Held-out request streams.")] = 1,
+    objective: Annotated[
+        str, typer.Option(help="What a schedule minimises: tail (P99) or a reward preset.")
+    ] = "tail",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A coarser grid: half a minute per seed.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder; finished seeds are not repeated.")] = Path(
+        "runs/hindsight"
+    ),
+    settings: SetOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Find the best schedule in hindsight, and how far policies are from it."""
+    from rich.console import Console
+
+    from helm_gym.baselines import hindsight_metrics as room
+    from helm_gym.baselines import hindsight_report as report
+    from helm_gym.baselines.hindsight import FULL, QUICK
+    from helm_gym.baselines.tune import EVALUATION_SEEDS
+
+    try:
+        found = room.compare(
+            load_scenario(scenario, settings),
+            policies or ["balance"],
+            seeds=EVALUATION_SEEDS[:seeds],
+            objective=objective,
+            search=QUICK if quick else FULL,
+            out=out,
+            progress=not quiet,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"stopped; the same command goes on with {out}") from None
+    Console().print(report.table(found))
+    for sentence in report.findings(found):
+        typer.echo(f"* {sentence}")
+    rows = out / "rows.parquet"
+    report.save_rows(found, rows)
+    typer.echo(f"rows: {rows}")
+    for path in report.paths(found, out):
+        typer.echo(f"play it: helm-gym evaluate -p schedule:{path}")

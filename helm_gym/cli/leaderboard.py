@@ -1,0 +1,89 @@
+"""``leaderboard`` and ``goodput``: what the rows of a benchmark say, and what a policy sustains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from helm_gym.cli.shared import (
+    QuietOption,
+    ScenarioOption,
+    SetOption,
+    app,
+    cores,
+    load_scenario,
+    reported,
+)
+
+
+@app.command()
+@reported
+def leaderboard(
+    rows: Annotated[
+        Path, typer.Argument(help="Rows of helm-gym bench: a Parquet file, or a folder of them.")
+    ] = Path("baselines/rows"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The Markdown page.")] = Path(
+        "LEADERBOARD.md"
+    ),
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; fail if OUT is not what the rows say.")
+    ] = False,
+    page: Annotated[
+        Path | None, typer.Option(help="Write an HTML page with plots too, such as bench.html.")
+    ] = None,
+    schedules: Annotated[
+        Path | None, typer.Option(help="Folder of helm-gym hindsight, for the page.")
+    ] = None,
+    reference: Annotated[str, typer.Option(help="Policy that scores refer to.")] = "static:best",
+) -> None:
+    """Rank the policies of a benchmark, with intervals; or check that a page is up to date."""
+    from helm_gym.baselines import leaderboard as room
+    from helm_gym.baselines.benchmark_rows import load_rows
+    from helm_gym.baselines.report import check_installed
+
+    check_installed()
+    if check:
+        room.check(rows, out, reference)
+        typer.echo(f"{out} is what {rows} gives")
+        return
+    room.save(room.markdown(load_rows(rows), reference), out)
+    typer.echo(f"leaderboard: {out}")
+    if page is not None:
+        from helm_gym.baselines.benchmark_page import write_page
+
+        typer.echo(f"page: {write_page(rows, page, reference, schedules)}")
+
+
+@app.command()
+@reported
+def goodput(
+    policies: Annotated[
+        list[str], typer.Option("--policies", "-p", help="Policy spec; repeat for more.")
+    ],
+    scenario: ScenarioOption = "taobao-shift",
+    seeds: Annotated[int, typer.Option(min=1, max=10_000, help="Held-out seeds.")] = 5,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Rows; the same command goes on with them.")
+    ] = Path("runs/goodput.parquet"),
+    processes: Annotated[int | None, typer.Option(min=1, help="Worker processes.")] = None,
+    settings: SetOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Find the highest load at which each policy's P99 meets the SLO, seed by seed."""
+    from rich.console import Console
+
+    from helm_gym.baselines import policy_capacity as room
+    from helm_gym.baselines.tune import EVALUATION_SEEDS
+
+    found = room.measure(
+        load_scenario(scenario, settings),
+        policies,
+        seeds=EVALUATION_SEEDS[:seeds],
+        out=out,
+        processes=cores(processes),
+        progress=not quiet,
+    )
+    Console().print(room.table(found))
+    typer.echo(f"rows: {out}")
