@@ -29,6 +29,7 @@ from helm_gym.baselines.marginal import (
     TailAge,
 )
 from helm_gym.baselines.rule import Rule
+from helm_gym.baselines.schedule import SchedulePolicy
 from helm_gym.baselines.static import StaticPolicy
 from helm_gym.errors import ConfigError, nearest
 from helm_gym.policy import Policy
@@ -52,6 +53,7 @@ FORMS: Mapping[str, str] = {
     "static": "static:0.45 (that share for ever) or static:best (grid search)",
     "balance": "balance, balance:gain=0.6,bias=0.05,max_move=0.06,control=node or balance:best",
     **{name: f"{name}, {name}:SETTING=VALUE,... or {name}:best" for name in RULES},
+    "schedule": "schedule:PATH (a file of helm-gym hindsight)",
     "ppo": "ppo:PATH (a model.zip of helm-gym train, or its run folder)",
     "module": "package.module:Class (anything that meets helm_gym.policy.Policy)",
 }
@@ -75,7 +77,11 @@ def make_policy(spec: str) -> Policy:
             "evaluate, or resolve it with helm_gym.baselines.tune.resolve(scenario, spec)"
         )
     kind, _, rest = spec.partition(":")
-    makers: dict[str, Callable[[str, str], Policy]] = {"static": _static, "ppo": _ppo}
+    makers: dict[str, Callable[[str, str], Policy]] = {
+        "static": _static,
+        "schedule": _schedule,
+        "ppo": _ppo,
+    }
     if kind in makers:
         return makers[kind](spec, rest)
     if kind in SETTINGS:
@@ -88,7 +94,7 @@ def make_policy(spec: str) -> Policy:
 
 def _forms() -> str:
     own = ", ".join(RULES)
-    general = [FORMS[kind] for kind in ("static", "balance", "ppo", "module")]
+    general = [FORMS[kind] for kind in ("static", "balance", "schedule", "ppo", "module")]
     return f"Policies are written as: {'; '.join(general)}; and like balance: {own}"
 
 
@@ -134,6 +140,12 @@ def _number(spec: str, name: str, value: str) -> float:
         return float(value)
     except ValueError:
         raise ConfigError(f"policy {spec!r}: {name} needs a number, got {value!r}") from None
+
+
+def _schedule(spec: str, rest: str) -> Policy:
+    if not rest:
+        raise ConfigError(f"policy {spec!r} needs a file; write {FORMS['schedule']}")
+    return SchedulePolicy(rest)
 
 
 def _ppo(spec: str, rest: str) -> Policy:

@@ -27,6 +27,7 @@ from helm_gym.baselines.hindsight_dp import (
 from helm_gym.baselines.hindsight_objective import OBJECTIVES, Objective, slower_part
 from helm_gym.baselines.rollout import run_policy
 from helm_gym.baselines.schedule import Schedule, SchedulePolicy
+from helm_gym.baselines.specs import make_policy
 from helm_gym.baselines.static import StaticPolicy
 from helm_gym.config import Scenario
 from helm_gym.errors import ConfigError
@@ -276,6 +277,16 @@ def test_schedule_files(phases: Scenario, found: room.Hindsight, tmp_path: Path)
         assert played[0].shape == (3, 1)
     with pytest.raises(ConfigError, match="ends after 8 windows"):
         policy.act(np.zeros((3, 7)))
+
+
+def test_a_spec_names_a_schedules_file(found: room.Hindsight, tmp_path: Path) -> None:
+    path = tmp_path / "schedule.json"
+    found.schedule.save(path)
+    policy = make_policy(f"schedule:{path}")
+    assert isinstance(policy, SchedulePolicy)
+    assert policy.schedule == found.schedule
+    with pytest.raises(ConfigError, match="needs a file"):
+        make_policy("schedule")
 
 
 @pytest.mark.parametrize(
