@@ -32,6 +32,7 @@ from helm_gym.baselines.atlas_points import (
     outside,
     settings_text,
 )
+from helm_gym.baselines.pages import markdown_templates
 from helm_gym.baselines.report import check_installed
 from helm_gym.errors import ConfigError
 from helm_gym.files import replacing, write_text
@@ -70,17 +71,8 @@ def save(rows: Rows, page: Path, quick: bool) -> None:
 
 def render(rows: Rows, found: Sequence[Pair], stem: str, quick: bool) -> str:
     """The page, Markdown."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     rule = _rule(rows)
-    environment = Environment(
-        loader=PackageLoader("helm_gym.baselines"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
+    environment = markdown_templates()
     good = feasible(rows)
     return environment.get_template("atlas.md.j2").render(
         version=__version__,

@@ -17,6 +17,7 @@ from typing import Any
 from helm_gym.baselines.bench_rows import OK, Row
 from helm_gym.baselines.benchmark_rows import REFERENCE, Benchmark, LeftOut, arrange, load_rows
 from helm_gym.baselines.benchmark_stats import chance, improvement, iqm
+from helm_gym.baselines.pages import markdown_templates
 from helm_gym.baselines.stats import Interval
 from helm_gym.baselines.tables import span
 from helm_gym.errors import ConfigError
@@ -149,17 +150,8 @@ def warnings(benchmark: Benchmark) -> list[str]:
 
 def markdown(rows: list[Row] | list[dict[str, Any]], reference: str = REFERENCE) -> str:
     """The page, from rows."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     benchmark = arrange(rows, reference)
-    environment = Environment(
-        loader=PackageLoader("helm_gym.baselines"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
+    environment = markdown_templates()
     environment.filters |= {"interval": with_interval, "cell": _cell}
     return environment.get_template("leaderboard.md.j2").render(
         lines=lines(benchmark),

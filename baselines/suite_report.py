@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from helm_gym._version import __version__
 from helm_gym.baselines.atlas_search import basin, best_share
+from helm_gym.baselines.pages import markdown_templates
 from helm_gym.baselines.suite import (
     CELLS,
     FINE,
@@ -176,17 +177,8 @@ def lines(shown: Sequence[Shown]) -> list[list[str]]:
 
 def page(shown: Sequence[Shown], folder: Path = SCENARIOS) -> str:
     """The suite's page, Markdown."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     scenarios = [Scenario.load(str(folder / f"{cell.name}.yaml")) for cell in CELLS]
-    environment = Environment(
-        loader=PackageLoader("helm_gym.baselines"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
+    environment = markdown_templates()
     return environment.get_template("suite.md.j2").render(
         version=__version__,
         facts=facts(shown),
