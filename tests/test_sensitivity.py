@@ -266,9 +266,10 @@ def test_ctrl_c_keeps_what_is_done_and_leaves_no_process(
         return wait(*arguments, **settings)
 
     monkeypatch.setattr(room, "wait", interrupted)
+    before = set(multiprocessing.active_children())  # other tests' pools end when they are idle
     with pytest.raises(room.SensitivityInterrupted, match=r"1 of 3 variants are kept"):
         run(scenario, tmp_path, only=["emb.candidate_row_bytes"])
-    assert not multiprocessing.active_children()
+    assert not set(multiprocessing.active_children()) - before
     assert len((tmp_path / room.ROWS).read_text().splitlines()) == 1
 
 

@@ -9,9 +9,9 @@ import math
 
 from helm_gym.seeding import Stream
 from helm_gym.sim.compiled import inlined, kernel
+from helm_gym.sim.intrinsics import prefetch
 from helm_gym.sim.layout import Array, Arrivals, Clock, Count, Status
 from helm_gym.sim.params import Source
-from helm_gym.sim.prefetch import prefetch
 from helm_gym.sim.rng import normal_cdf, normal_quantile, uniform, unit_interval
 
 INTERACTIONS = 1  # Source.log_kind of a log with users

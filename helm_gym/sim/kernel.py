@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -10,17 +11,19 @@ from helm_gym.seeding import Stream
 from helm_gym.sim import arrivals as source_room
 from helm_gym.sim import emb_cache, kv_cache
 from helm_gym.sim.compiled import inlined, kernel
+from helm_gym.sim.intrinsics import prefetch
 from helm_gym.sim.layout import (
     PENDING_WINDOWS,
     Array,
     Clock,
     Cluster,
     Count,
+    Emb,
     Node,
+    Output,
     State,
 )
-from helm_gym.sim.params import Params
-from helm_gym.sim.prefetch import prefetch
+from helm_gym.sim.params import Cache, Cost, Params
 from helm_gym.sim.rng import uniform
 from helm_gym.sim.router import Request, choose
 from helm_gym.sim.stages import gpu_seconds, latency_bin, link_seconds, quantile
@@ -51,16 +54,15 @@ def set_share(state: State, params: Params, node: int, share: float, now: float)
     pages = min(int(share * cache.pool_bytes / cache.shard_bytes), state.emb.heat.shape[1])
     sums[Node.EVICTED_BLOCKS] += resize_kv(state.kv, state.users, node, blocks, cache.entries)
     advance_refill(state, params, node, now)
-    book_refill(
-        sums, resize_emb(state.emb, state.stages, cache, params.cost, node, pages, now), params
-    )
+    booked = resize_emb(state.emb, state.stages, cache, params.cost, node, pages, now)
+    book_refill(sums, booked, params.cost)
 
 
 @kernel
-def book_refill(sums: Array, link_s: float, params: Params) -> None:
+def book_refill(sums: Array, link_s: float, cost: Cost) -> None:
     """Account for copies that entered the link queue at once (naive mode)."""
     sums[Node.LINK_S] += link_s
-    sums[Node.REFILL_BYTES] += link_s * params.cost.refill_rate
+    sums[Node.REFILL_BYTES] += link_s * cost.refill_rate
 
 
 @kernel
@@ -82,7 +84,7 @@ def tick(state: State, params: Params, now: float) -> None:
         booked, swaps = tick_emb(
             state.emb, state.stages, params.cache, params.cost, node, now, drift
         )
-        book_refill(state.out.node[node], booked, params)
+        book_refill(state.out.node[node], booked, params.cost)
         state.out.node[node, Node.SWAPS] += swaps
 
 
@@ -107,16 +109,15 @@ def _note_ghost(
 
 
 @inlined
-def _admit(state: State, params: Params, latency: float, done: float, warm: bool) -> None:
+def _admit(out: Output, window_s: float, latency: float, done: float, warm: bool) -> None:
     """Book a served request in histograms and completions."""
-    out, routing = state.out, params.routing
     index = latency_bin(latency)
     out.latency[index] += np.uint32(1)
     if warm:
         out.warm[index] += np.uint32(1)
     late, ahead = done - out.cluster[Cluster.TIME_S], 0
     if late >= 0.0:
-        ahead = min(int(late / routing.window_s) + 1, PENDING_WINDOWS - 1)
+        ahead = min(int(late / window_s) + 1, PENDING_WINDOWS - 1)
     out.pending[ahead] += 1
 
 
@@ -175,7 +176,7 @@ def _serve_on(
     sums[Node.EVICTED_BLOCKS] += store(
         kv, state.users, request.user, node, entry, history, cache.block_tokens, cache.entries
     )
-    _admit(state, params, done - time, done, warm)
+    _admit(state.out, routing.window_s, done - time, done, warm)
     return done - time, held, missing
 
 
@@ -252,9 +253,8 @@ def new_items(rng: Array, mean: float) -> int:
 
 
 @kernel
-def open_window(state: State, params: Params, until: float) -> None:
+def open_window(out: Output, until: float) -> None:
     """Zero the sums and say when the window ends."""
-    out = state.out
     out.node[:] = 0.0
     out.latency[:] = np.uint32(0)
     out.warm[:] = np.uint32(0)
@@ -269,7 +269,7 @@ def run_requests(state: State, params: Params, until: float, record: Array) -> i
     """Serve every request that arrives before ``until``; return how many there were."""
     arrivals, source = state.arrivals, params.source
     clock, tick_s = arrivals.clock, params.cache.tick_s
-    served = 0
+    served: Any = np.int64(0)  # a plain 0 would be a type of its own, and serve() compiled twice
     while arrivals.tally[Count.STATUS] == 0:
         time = peek(arrivals, state.users, state.kv.mask, source, until)
         due = min(time, until)
@@ -311,30 +311,29 @@ def close_window(state: State, params: Params, served: int, until: float) -> Non
         sums[Node.REFILL_BACKLOG] = emb.waiting[n] * cache.shard_bytes - emb.copied[n]
         pages = cache.ghost_bytes / cache.shard_bytes
         sums[Node.MARGINAL_EMB_S] = emb.coldest[n] * pages * params.cost.link_byte
-        sums[Node.EMB_BYTES] = _emb_bytes(state, params, n)
+        sums[Node.EMB_BYTES] = _emb_bytes(emb, cache, n)
         sums[Node.KV_BYTES] = kv.used[n] * cache.block_bytes
         sums[Node.SHARE] = stages.share[n]
     count = state.arrivals.tally
     count[Count.OFFERED] += served
     count[Count.SHED] += int(shed)
     count[Count.COMPLETED] += out.pending[0]
-    summarise(state)
+    summarise(out)
 
 
 @kernel
-def _emb_bytes(state: State, params: Params, node: int) -> float:
-    if not params.cache.row_lru:
-        return state.emb.pages[node] * params.cache.shard_bytes
+def _emb_bytes(emb: Emb, cache: Cache, node: int) -> float:
+    if not cache.row_lru:
+        return emb.pages[node] * cache.shard_bytes
     total = 0.0
-    for s in range(state.emb.fill.shape[1]):
-        total += state.emb.fill[node, s]
-    return total * params.cache.shard_bytes
+    for s in range(emb.fill.shape[1]):
+        total += emb.fill[node, s]
+    return total * cache.shard_bytes
 
 
 @kernel
-def summarise(state: State) -> None:
+def summarise(out: Output) -> None:
     """Figures of the window over all nodes."""
-    out = state.out
     figures = out.cluster
     figures[Cluster.P50_S] = quantile(out.latency, 0.5)
     figures[Cluster.P99_S] = quantile(out.latency, 0.99)
@@ -359,14 +358,14 @@ def step(state: State, params: Params, shares: Array, record: Array) -> int:
             requests; (0, 6) to record nothing.
 
     Returns:
-        Number of requests offered.
+        Number of requests offered, -1 if the window broke off with a ``Status``.
     """
     now = state.arrivals.clock[Clock.NOW]
     until = now + params.routing.window_s
-    open_window(state, params, until)
+    open_window(state.out, until)
     for node in range(shares.size):
         if shares[node] != state.stages.share[node]:
             set_share(state, params, node, shares[node], now)
     served = run_requests(state, params, until, record)
     close_window(state, params, served, until)
-    return served
+    return served if state.arrivals.tally[Count.STATUS] == 0 else -1

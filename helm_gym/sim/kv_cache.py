@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from helm_gym.sim.compiled import inlined, kernel
+from helm_gym.sim.intrinsics import prefetch
 from helm_gym.sim.layout import Array, Kv
-from helm_gym.sim.prefetch import prefetch
 from helm_gym.sim.rng import mix64
 
 
@@ -164,7 +164,7 @@ def store(
     ``entry`` is where the user's KV is on this node, -1 if it is not there. A history that is
     larger than the whole cache is not kept at all.
     """
-    need = (tokens + block_tokens - 1) // block_tokens
+    need = int((tokens + block_tokens - 1) / block_tokens)  # exact, and cheaper than //
     held = entry >= 0
     if need > kv.capacity[node]:
         return 0

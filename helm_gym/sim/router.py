@@ -12,10 +12,13 @@ import numpy as np
 
 from helm_gym.sim.compiled import inlined, kernel
 from helm_gym.sim.emb_cache import ROUNDING
+from helm_gym.sim.intrinsics import lowest_bit
 from helm_gym.sim.kv_cache import resident
 from helm_gym.sim.layout import Array, Emb, Kv, Stages
 from helm_gym.sim.params import Cost, Routing
 from helm_gym.sim.rng import mix64
+
+MAGNITUDE = np.int64(0x7FFF_FFFF_FFFF_FFFF)  # all bits of a double but its sign
 
 
 class Request(NamedTuple):
@@ -68,30 +71,32 @@ def kv_affinity(kv: Kv, stages: Stages, user: int) -> int:
 
 
 @inlined
+def _in_order(bits: np.int64) -> np.int64:
+    """Make the bits of doubles compare as the doubles do; its own inverse."""
+    return bits ^ ((bits >> 63) & MAGNITUDE)
+
+
+@inlined
 def _first_least(values: Array) -> int:
     """Index of the least value, the first of equals.
 
-    Four independent searches, because one waits for each comparison before the next.
+    Integers, because the processor compares four at a time where doubles, for the sake of NaN,
+    would go one by one; and a bit for each place that holds the least, because a search that stops
+    there is a branch that no processor foresees.
     """
-    whole = values.size - values.size % 4
-    a, b, c, d = np.inf, np.inf, np.inf, np.inf
-    i, j, k, m = 0, 0, 0, 0
-    for n in range(0, whole, 4):
-        va, vb, vc, vd = values[n], values[n + 1], values[n + 2], values[n + 3]
-        i, a = (n, va) if va < a else (i, a)
-        j, b = (n + 1, vb) if vb < b else (j, b)
-        k, c = (n + 2, vc) if vc < c else (k, c)
-        m, d = (n + 3, vd) if vd < d else (m, d)
-    if b < a or (b == a and j < i):
-        i, a = j, b
-    if d < c or (d == c and m < k):
-        k, c = m, d
-    if c < a or (c == a and k < i):
-        i, a = k, c
-    for n in range(whole, values.size):
-        if values[n] < a:
-            i, a = n, values[n]
-    return i
+    bits = values.view(np.int64)
+    least = MAGNITUDE
+    for n in range(bits.size):
+        least = min(least, _in_order(bits[n]))
+    least = _in_order(least)
+    first = 0
+    while True:
+        there = np.uint64(0)
+        for i in range(min(64, bits.size - first)):
+            there |= np.uint64(bits[first + i] == least) << np.uint64(i)
+        if there != np.uint64(0):
+            return first + int(lowest_bit(there))
+        first += 64
 
 
 @inlined

@@ -150,8 +150,7 @@ class Simulator:
         """
         rows = np.zeros((capacity, kernel.RECORD_FIELDS))
         state = self._states[cluster]
-        served = kernel.step(state, self.lowered.params, np.asarray(shares, np.float64), rows)
-        self._check(state)
+        served = self._window(state, np.asarray(shares, np.float64), rows)
         if served > capacity:
             raise SimulationError(f"{served} requests do not fit a record of {capacity}")
         return rows[:served]
@@ -187,17 +186,18 @@ class Simulator:
         return self._workers[1]
 
     def _step_one(self, cluster: int, shares: Floats) -> None:
-        state = self._states[cluster]
-        kernel.step(state, self.lowered.params, shares, NO_RECORD)
-        self._check(state)
+        self._window(self._states[cluster], shares, NO_RECORD)
 
-    def _check(self, state: State) -> None:
-        status = state.arrivals.tally[Count.STATUS]
-        if status != Status.OK:
+    def _window(self, state: State, shares: Floats, record: Floats) -> int:
+        """Run the kernel for one window; return the number of requests."""
+        served = kernel.step(state, self.lowered.params, shares, record)
+        if served < 0:
+            status = state.arrivals.tally[Count.STATUS]
             raise SimulationError(
                 f"scenario {self.scenario.name!r}: {REMEDY[Status(status)]}; lower "
                 "workload.load, shorten the sessions, or report the scenario as a defect"
             )
+        return served
 
     def _report(self, chosen: list[int]) -> Telemetry:
         node = np.zeros((self.clusters, self.scenario.nodes, N_NODE))
@@ -223,14 +223,13 @@ class Simulator:
         self._begin_cold(buffer, state, share, begin)
         shares = np.full(self.scenario.nodes, share)
         for _ in range(warm_windows):
-            kernel.step(state, low.params, shares, NO_RECORD)
+            self._window(state, shares, NO_RECORD)
         spacing = max(1, round(low.schedule.period_s / episode.warm_starts / window))
         snapshots = [buffer.copy()]
         for _ in range(episode.warm_starts - 1):
             for _ in range(spacing):
-                kernel.step(state, low.params, shares, NO_RECORD)
+                self._window(state, shares, NO_RECORD)
             snapshots.append(buffer.copy())
-        self._check(state)
         return snapshots
 
     def _begin_cold(self, buffer: Buffer, state: State, share: float, begin: float) -> None:

@@ -1,4 +1,4 @@
-"""Ask the processor for a row of memory before it is needed."""
+"""What the processor can do and the language has no word for."""
 
 from __future__ import annotations
 
@@ -32,3 +32,15 @@ def _prefetch(typingctx: Any, array: Any, index: Any) -> Any:
 
 prefetch: Any = intrinsic(_prefetch)
 """``prefetch(array, index)`` starts loading ``array[index]`` (first axis); changes nothing."""
+
+
+def _lowest_bit(typingctx: Any, word: Any) -> Any:
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.IntType(1)(0))
+
+    return types.int64(types.uint64), codegen
+
+
+lowest_bit: Any = intrinsic(_lowest_bit)
+"""``lowest_bit(word)`` is the place of the lowest bit that is set in 64; 64 if none is."""
