@@ -33,8 +33,11 @@ DEFAULT_OBSERVATION = "extended"
 class Policy(Protocol):
     """Decides EMB shares from observations, for many rows at once.
 
-    Optional attribute: ``initial_share`` (float), the share its clusters are warmed up with; the
-    scenario's ``episode.initial_share`` where a policy has none.
+    Optional attributes: ``initial_share`` (float), the share its clusters are warmed up with; the
+    scenario's ``episode.initial_share`` where a policy has none. ``router`` (a name of
+    ``config.ROUTERS``), for systems that are a split and a router together; it replaces the
+    scenario's. ``batched = False`` (``helm-gym bench`` only) for a policy that takes one row at a
+    time: (F,) or (M, F), answered by a number or (M,).
     """
 
     control: str  # "cluster", "per_node" or "node"
