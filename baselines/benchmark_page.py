@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from helm_gym.baselines import benchmark_ablations as ablations
 from helm_gym.baselines import benchmark_plots as plots
 from helm_gym.baselines.benchmark_cells import (
     cell_section,
@@ -90,6 +91,9 @@ def render(where: Path, reference: str = REFERENCE, schedules: Path | None = Non
         leaderboard=leaderboard(ranked),
         overview=_overview(benchmark, ranked, looks),
         pairs=pairs(benchmark, ranked),
+        conditions=ablations.by_condition(benchmark, [line.policy for line in ranked]),
+        routers=ablations.router_and_split(benchmark, [line.policy for line in ranked]),
+        searches=ablations.search_gains(benchmark),
         cells=[
             cell_section(benchmark, cell, [line.policy for line in ranked], looks, series, optima)
             for cell in benchmark.settings
