@@ -19,6 +19,7 @@ from helm_gym.baselines.bench_splits import (
     check_test_seeds,
     held_out,
 )
+from helm_gym.baselines.heldout import HELD_OUT, cells, replay_cells
 from helm_gym.baselines.specs import make_policy
 from helm_gym.baselines.suite import CELLS, LOADS, PREFIX
 from helm_gym.baselines.tune import grid
@@ -26,6 +27,7 @@ from helm_gym.config import ROUTERS, Scenario
 from helm_gym.errors import ConfigError, nearest
 
 PAPER = ("paper", PREFIX)
+HELD_OUT_SUITE = ("heldout", HELD_OUT)
 PAPER_ROUTERS = ("predicted_completion", "helm_score")
 """What a serving system would use, and HELM's own."""
 MINUTES = 10.0  # of simulated time per episode
@@ -104,11 +106,12 @@ def make_plan(
     steps: int | None = None,
     quick: bool = False,
     budget_ms: float = BUDGET_MS,
+    logs: Sequence[str] = (),
 ) -> list[Job]:
     """Decide every job before any runs.
 
     Args:
-        suite: ``paper``, a shipped scenario's name, a YAML file, or a folder of them.
+        suite: ``paper``, ``heldout``, a shipped scenario's name, a YAML file, or a folder of them.
         policies: specs.
         n_seeds: the first so many test seeds.
         loads: fractions of capacity; the suite's three, or a scenario's own.
@@ -116,6 +119,7 @@ def make_plan(
         steps: windows per episode; ten simulated minutes by default.
         quick: episodes of one minute; of the suite, its highest load with one router.
         budget_ms: mean wall clock that a decision may take.
+        logs: to replay beside the held-out cells, see :func:`heldout.replay_cell`.
 
     Raises:
         ConfigError: something cannot be run as asked, or would be judged on what it was trained on.
@@ -125,7 +129,9 @@ def make_plan(
     check_splits()
     seeds = tuple(TEST.seeds[:n_seeds])
     check_test_seeds(seeds)
-    found = settings(suite, loads=loads, routers=routers, steps=steps, quick=quick)
+    if logs and suite not in HELD_OUT_SUITE:
+        raise ConfigError(f"--log adds replays to --suite {HELD_OUT_SUITE[0]}, not to {suite!r}")
+    found = settings(suite, loads=loads, routers=routers, steps=steps, quick=quick, logs=logs)
     planned = {s.scenario.digest(): s.cell for s in found if s.held_out}
     for spec in specs:
         if is_search(spec):
@@ -159,12 +165,14 @@ def settings(
     routers: Sequence[str] | None = None,
     steps: int | None = None,
     quick: bool = False,
+    logs: Sequence[str] = (),
 ) -> list[Setting]:
     """Every cell at every load with every router."""
-    name, cells, shipped = _cells(suite)
-    check_frozen(cells)
+    name, scenarios, shipped = _cells(suite)
+    check_frozen(scenarios)
+    replays = replay_cells(logs)
     found = []
-    for cell, scenario in cells.items():
+    for cell, scenario in (scenarios | replays).items():
         suite_loads, suite_routers = (
             (LOADS[-1:], PAPER_ROUTERS[:1]) if quick else (LOADS, PAPER_ROUTERS)
         )
@@ -172,7 +180,8 @@ def settings(
         own_routers = routers or (suite_routers if name else (scenario.router.name,))
         for load, router in product(own_loads, own_routers):
             changes = changes_of(scenario, load, router, steps or windows(scenario, quick))
-            found.append(Setting(name, cell, scenario.replace(changes), shipped))
+            known = shipped and cell not in replays
+            found.append(Setting(name, cell, scenario.replace(changes), known))
     return found
 
 
@@ -195,8 +204,10 @@ def _cells(suite: str) -> tuple[str, dict[str, Scenario], bool]:
     """Name of the suite, its scenarios by cell, and whether they are shipped."""
     if suite in PAPER:
         return PREFIX, {cell.name: Scenario.load(cell.name) for cell in CELLS}, True
+    if suite in HELD_OUT_SUITE:
+        return HELD_OUT, cells(), True
     if not Path(suite).is_dir():
-        names = (PAPER[0], *Scenario.names())
+        names = (PAPER[0], HELD_OUT_SUITE[0], *Scenario.names())
         if suite not in names and Path(suite).suffix not in (".yaml", ".yml"):
             raise ConfigError(f"there is no suite or scenario {suite!r}{nearest(suite, names)}")
         scenario = Scenario.load(suite)
@@ -204,10 +215,10 @@ def _cells(suite: str) -> tuple[str, dict[str, Scenario], bool]:
     files = sorted([*Path(suite).glob("*.yaml"), *Path(suite).glob("*.yml")])
     if not files:
         raise ConfigError(f"{suite}: has no scenario files (*.yaml)")
-    cells: dict[str, Scenario] = {}
+    found: dict[str, Scenario] = {}
     for file in files:
         scenario = Scenario.load(str(file))
-        if scenario.name in cells:
+        if scenario.name in found:
             raise ConfigError(f"{file}: a second scenario with the name {scenario.name!r}")
-        cells[scenario.name] = scenario
-    return "", cells, False
+        found[scenario.name] = scenario
+    return "", found, False

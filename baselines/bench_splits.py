@@ -5,8 +5,8 @@ cells: the three trends, whose surface mix and interests drift, are held out. Se
 ``static:best`` are tuned for a cell by definition, so they see it, but only on validation seeds:
 they are yardsticks that know the cell, and a trained policy that does not has to come near them.
 
-Version 1 of the suite holds out nothing else. Sudden drifts and replays of real logs, the other two
-kinds of held-out scenario, are not in it; they will come with a later version.
+Sudden drifts and replays of real logs, which the paper suite has not, are a suite of their own that
+is held out as a whole: :mod:`helm_gym.baselines.heldout`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+from helm_gym.baselines import heldout
 from helm_gym.baselines.suite import CELLS, PREFIX, pinned
 from helm_gym.baselines.tune import EVALUATION_SEEDS, TRAINING_SEEDS, TUNING_SEEDS
 from helm_gym.config import Scenario
@@ -56,7 +57,7 @@ VALIDATION = Split(
     _cells("validation"),
     "hyper-parameters and early stopping; searches use these seeds, in any cell",
 )
-TEST = Split("test", EVALUATION_SEEDS, _cells("test"), "comparisons only")
+TEST = Split("test", EVALUATION_SEEDS, (*_cells("test"), *heldout.CELLS), "comparisons only")
 SPLITS = (TRAINING, VALIDATION, TEST)
 """Cells of training and validation are compared too, on test seeds; those of test are held out."""
 
@@ -76,7 +77,8 @@ def substance(scenario: Scenario) -> str:
 
 def held_out(scenario: Scenario) -> bool:
     """Whether training and validation never see this scenario."""
-    return scenario.name in TEST.scenarios
+    replayed = scenario.workload.replay is not None and scenario.name.startswith(heldout.HELD_OUT)
+    return replayed or scenario.name in TEST.scenarios
 
 
 def check_splits(splits: Sequence[Split] = SPLITS) -> None:
@@ -110,11 +112,11 @@ def check_frozen(scenarios: Mapping[str, Scenario]) -> None:
     Raises:
         ConfigError: a file of the suite was changed.
     """
-    frozen = pinned()
+    frozen = {**pinned(), **heldout.frozen()}
     for name, scenario in scenarios.items():
         if name in frozen and scenario.digest() != frozen[name]:
             raise ConfigError(
-                f"{name} has digest {scenario.digest()}, but {PREFIX} was frozen with "
+                f"{name} has digest {scenario.digest()}, but its suite was frozen with "
                 f"{frozen[name]}: its rows would not compare with anybody's; restore the file, or "
                 "give the changed scenario another name"
             )

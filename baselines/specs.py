@@ -46,6 +46,9 @@ RULES: Mapping[str, type[Rule]] = {
 SETTINGS: Mapping[str, type[Any]] = {"balance": BalancePolicy, **RULES}
 """Names whose spec goes on with settings, written ``name=value`` and parted by commas."""
 
+TRAINED = ("ppo", "recurrent-ppo", "sac", "dqn")
+"""Learning algorithms; the spec of a policy that one trained begins with its name."""
+
 SEARCHES = ("static:best", *(f"{name}:best" for name in SETTINGS))
 """Specs that a search on tuning seeds resolves."""
 
@@ -55,6 +58,9 @@ FORMS: Mapping[str, str] = {
     **{name: f"{name}, {name}:SETTING=VALUE,... or {name}:best" for name in RULES},
     "schedule": "schedule:PATH (a file of helm-gym hindsight)",
     "ppo": "ppo:PATH (a model.zip of helm-gym train, or its run folder)",
+    "recurrent-ppo": "recurrent-ppo:PATH",
+    "sac": "sac:PATH",
+    "dqn": "dqn:PATH (as ppo:PATH, of these algorithms)",
     "module": "package.module:Class (anything that meets helm_gym.policy.Policy)",
 }
 """How each kind of spec is written."""
@@ -68,7 +74,7 @@ def make_policy(spec: str) -> Policy:
 
     Raises:
         ConfigError: the spec names nothing; the message has the nearest name.
-        CheckpointError: the file of a ``ppo:`` spec cannot be used.
+        CheckpointError: the file of a trained policy cannot be used.
     """
     spec = spec.strip()
     if spec in SEARCHES:
@@ -80,7 +86,7 @@ def make_policy(spec: str) -> Policy:
     makers: dict[str, Callable[[str, str], Policy]] = {
         "static": _static,
         "schedule": _schedule,
-        "ppo": _ppo,
+        **dict.fromkeys(TRAINED, _trained),
     }
     if kind in makers:
         return makers[kind](spec, rest)
@@ -94,7 +100,7 @@ def make_policy(spec: str) -> Policy:
 
 def _forms() -> str:
     own = ", ".join(RULES)
-    general = [FORMS[kind] for kind in ("static", "balance", "schedule", "ppo", "module")]
+    general = [FORMS[kind] for kind in ("static", "balance", "schedule", *TRAINED, "module")]
     return f"Policies are written as: {'; '.join(general)}; and like balance: {own}"
 
 
@@ -148,13 +154,17 @@ def _schedule(spec: str, rest: str) -> Policy:
     return SchedulePolicy(rest)
 
 
-def _ppo(spec: str, rest: str) -> Policy:
+def _trained(spec: str, rest: str) -> Policy:
     if not rest:
-        raise ConfigError(f"policy {spec!r} needs a file; write {FORMS['ppo']}")
-    from helm_gym.agents.policy import PpoPolicy
+        raise ConfigError(f"policy {spec!r} needs a file; write {FORMS[spec.partition(':')[0]]}")
+    from helm_gym.agents.policy import TrainedPolicy
 
-    policy: Policy = PpoPolicy(rest)
-    return policy
+    policy = TrainedPolicy(rest)
+    made_by = policy.card.algorithm
+    if not spec.startswith(f"{made_by}:"):
+        raise ConfigError(f"policy {spec!r}: {policy.path} is of {made_by}; write {made_by}:{rest}")
+    trained: Policy = policy
+    return trained
 
 
 def _from_module(spec: str, module: str, name: str) -> Policy:

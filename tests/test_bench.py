@@ -18,7 +18,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from helm_gym.baselines import bench, bench_jobs, bench_splits, bench_tune, tune
+from helm_gym.baselines import bench, bench_jobs, bench_splits, bench_tune, heldout, tune
 from helm_gym.baselines.bench_hparams import write_hparams
 from helm_gym.baselines.bench_jobs import run_job
 from helm_gym.baselines.bench_plan import Job, changes_of, make_plan, settings
@@ -27,6 +27,7 @@ from helm_gym.baselines.bench_rows import COLUMNS, FIGURES, WALL_CLOCK, Row, rea
 from helm_gym.baselines.bench_splits import SPLITS, TEST, TRAINING, VALIDATION, Split
 from helm_gym.baselines.rollout import run_policy
 from helm_gym.baselines.specs import make_policy
+from helm_gym.baselines.suite import CELLS
 from helm_gym.cli import app
 from helm_gym.config import Scenario
 from helm_gym.errors import ConfigError
@@ -445,7 +446,7 @@ def test_a_search_finds_what_a_plain_comparison_finds(suite: str) -> None:
 def test_the_splits_are_disjoint() -> None:
     bench_splits.check_splits()
     names = [name for split in SPLITS for name in split.scenarios]
-    assert len(names) == len(set(names)) == 9
+    assert len(names) == len(set(names)) == len(CELLS) + len(heldout.CELLS)
     assert not set(TRAINING.seeds) & set(TEST.seeds)
 
 

@@ -22,7 +22,7 @@ def bench(
     ] = None,
     suite: Annotated[
         str,
-        typer.Option(help="paper, a shipped scenario, a YAML file, or a folder of them."),
+        typer.Option(help="paper, heldout, a shipped scenario, a YAML file, or a folder."),
     ] = "paper",
     policies: Annotated[
         list[str] | None,
@@ -37,6 +37,10 @@ def bench(
     ] = None,
     steps: Annotated[
         int | None, typer.Option(min=2, help="Windows per episode; ten minutes by default.")
+    ] = None,
+    logs: Annotated[
+        list[str] | None,
+        typer.Option("--log", help="With heldout: replay NAME=PATH,overlay=270; repeat for more."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder; a stopped benchmark goes on there.")
@@ -89,6 +93,7 @@ def bench(
         steps=steps,
         quick=quick,
         budget_ms=budget_ms,
+        logs=logs or (),
     )
     folder = out or Path("runs/bench-quick" if quick else "runs/bench")
     try:

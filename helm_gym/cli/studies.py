@@ -185,11 +185,19 @@ def suite_show(
 @suite_app.command("freeze")
 @reported
 def suite_freeze(
-    folder: Annotated[Path, typer.Option(help="Where the nine files go.")],
+    folder: Annotated[Path, typer.Option(help="Where the files go.")],
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="The three cells of the held-out suite instead.")
+    ] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes.")] = None,
 ) -> None:
     """Choose the sizes, measure the capacities and write the nine scenario files."""
-    from helm_gym.baselines import suite as room
+    from helm_gym.baselines import heldout, suite
 
-    for path in room.freeze(folder, jobs=cores(jobs), say=typer.echo):
+    written = (
+        heldout.freeze(folder, jobs=cores(jobs))
+        if held_out
+        else suite.freeze(folder, jobs=cores(jobs), say=typer.echo)
+    )
+    for path in written:
         typer.echo(path)
