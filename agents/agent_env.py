@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from helm_gym.agents.sb3_vec_env import Sb3VecEnv
-from helm_gym.agents.view import View
+from helm_gym.agents.view import STEPS, View
 from helm_gym.errors import ConfigError
 
 Array = NDArray[Any]
@@ -41,7 +41,7 @@ class AgentVecEnv(VecEnvWrapper):
         super().__init__(
             venv,
             spaces.Box(*_bounds(venv), (view.inputs,), np.float32),
-            spaces.Box(-1.0, 1.0, (view.outputs,), np.float32),
+            _actions(view),
         )
 
     def seed(self, seed: int | None = None) -> Any:
@@ -91,6 +91,13 @@ class AgentVecEnv(VecEnvWrapper):
         # r_i less the mean of the others.
         relative = (grouped - grouped.mean(axis=1, keepdims=True)) * self.group / (self.group - 1)
         return np.asarray(relative.reshape(-1), np.float32)
+
+
+def _actions(view: View) -> spaces.Space[Any]:
+    """What a network may answer: numbers in [-1, 1], or the index of a step."""
+    if view.action == "choice":
+        return spaces.Discrete(len(STEPS))
+    return spaces.Box(-1.0, 1.0, (view.outputs,), np.float32)
 
 
 def _bounds(venv: Sb3VecEnv) -> tuple[float, float]:

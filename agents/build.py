@@ -3,65 +3,71 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from stable_baselines3 import PPO
 
 from helm_gym.agents.agent_env import AgentVecEnv
-from helm_gym.agents.model_file import LinearDecay
+from helm_gym.agents.algorithms import algorithm_of
+from helm_gym.agents.mixture import MixtureVectorEnv
 from helm_gym.agents.run_folder import Plan
 from helm_gym.agents.sb3_vec_env import Sb3VecEnv
-from helm_gym.agents.validation import Validator
+from helm_gym.agents.training_set import Part
+from helm_gym.agents.validation import FIRST_SEED, Validator
+from helm_gym.baselines.bench_splits import VALIDATION
 from helm_gym.envs.vector_env import EmbKvVectorEnv
 
 
 def make_env(plan: Plan, threads: int | None = None, validate: bool = False) -> AgentVecEnv:
     """The environment of a plan, as the network sees it; to train, or to validate on."""
     settings = plan.settings
+    threads = threads or min(2, _cores())
+    group = 1 if validate else settings.group
+    if plan.training_set is not None:
+        known = plan.training_set
+        mixture = _mixture(plan, known.validation if validate else known.training, threads)
+        return AgentVecEnv(Sb3VecEnv(mixture, info_keys=()), plan.view(), group)
     vector_env = EmbKvVectorEnv(
         settings.validation_clusters if validate else settings.clusters,
         scenario=plan.scenario,
         control=plan.control,
         observation=plan.observation,
         reward=plan.reward,
-        threads=threads or min(2, _cores()),
+        threads=threads,
     )
-    group = 1 if validate else settings.group
     return AgentVecEnv(Sb3VecEnv(vector_env, info_keys=()), plan.view(), group)
 
 
-def make_model(plan: Plan, env: AgentVecEnv) -> PPO:
-    """SB3's PPO with a plan's settings; seeds all random generators."""
-    s = plan.settings
-    return PPO(
-        "MlpPolicy",
-        env,
-        learning_rate=LinearDecay(s.learning_rate, s.learning_rate * s.final_learning_rate),
-        n_steps=s.n_steps,
-        batch_size=s.batch(env.num_envs),
-        n_epochs=s.n_epochs,
-        gamma=s.gamma,
-        gae_lambda=s.gae_lambda,
-        clip_range=s.clip_range,
-        normalize_advantage=s.normalize_advantage,
-        ent_coef=s.ent_coef,
-        vf_coef=s.vf_coef,
-        max_grad_norm=s.max_grad_norm,
-        target_kl=s.target_kl,
-        use_sde=s.use_sde,
-        policy_kwargs={"net_arch": list(s.net_arch), "log_std_init": s.log_std_init},
-        seed=plan.seed,
-        device="cpu",
-    )
+def _mixture(plan: Plan, parts: Sequence[Part], threads: int) -> MixtureVectorEnv:
+    envs = [
+        EmbKvVectorEnv(
+            part.clusters,
+            scenario=part.load(),
+            control=plan.control,
+            observation=plan.observation,
+            reward=plan.reward,
+            threads=threads if len(parts) == 1 else 1,
+        )
+        for part in parts
+    ]
+    return MixtureVectorEnv(envs, threads)
+
+
+def make_model(plan: Plan, env: AgentVecEnv) -> Any:
+    """SB3's model of a plan, with its settings; seeds all random generators."""
+    return algorithm_of(plan.algorithm).make(plan, env)
 
 
 def make_validator(plan: Plan, threads: int | None = None) -> Validator:
     """Validation as the plan has it."""
-    every = plan.settings.validate_every
+    every, first_seed = plan.settings.validate_every, FIRST_SEED
+    if plan.training_set is not None:
+        every = every if plan.training_set.validation else 0
+        first_seed = VALIDATION.seeds.start
     env = make_env(plan, threads, validate=True) if every else None
-    return Validator(env, plan.scenario.episode.steps, every)
+    return Validator(env, plan.scenario.episode.steps, every, first_seed)
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """Checkpoints that continue a training run bit for bit, and survive a kill at any instant.
 
-A checkpoint is written between two updates, when there is no rollout that would have to be kept:
-the weights, the optimizer, every random generator, the environment with its simulator, and SB3's
-counters. The file appears under its name only when it is complete, and the one before it stays.
+A checkpoint is written between two rounds, when there is no rollout that would have to be kept: the
+weights, the optimizers, every random generator, the environment with its simulator, SB3's counters
+and, of algorithms that learn from one, the replay buffer. The file appears under its name only when
+it is complete, and the one before it stays.
 """
 
 from __future__ import annotations
@@ -22,9 +23,8 @@ from helm_gym.errors import CheckpointError
 from helm_gym.files import remove_leftovers
 
 if TYPE_CHECKING:
-    from stable_baselines3 import PPO
-
     from helm_gym.agents.agent_env import AgentVecEnv
+    from helm_gym.agents.algorithms import Algorithm
 
 FORMAT = 1
 KEPT = 2
@@ -112,19 +112,19 @@ def remove_checkpoints(folder: Path) -> None:
         folder.rmdir()
 
 
-def capture(model: PPO, env: AgentVecEnv) -> dict[str, Any]:
+def capture(model: Any, env: AgentVecEnv, algorithm: Algorithm) -> dict[str, Any]:
     """Everything that decides how the run goes on, between two updates."""
     return {
         "decisions": model.num_timesteps,
         "updates": model._n_updates,
         "progress_remaining": model._current_progress_remaining,
         "policy": model.policy.state_dict(),
-        "optimizer": model.policy.optimizer.state_dict(),
         "last_obs": model._last_obs,
         "last_episode_starts": model._last_episode_starts,
         # Without the wall-clock of the episodes, which would make equal runs look different.
         "episodes": [[info["r"], info["l"]] for info in model.ep_info_buffer or ()],
         "env": env.get_state(),
+        **algorithm.get_state(model),
         "rng": {
             "torch": torch.get_rng_state(),
             # SB3 shuffles mini-batches with the global generator.
@@ -134,12 +134,13 @@ def capture(model: PPO, env: AgentVecEnv) -> dict[str, Any]:
     }
 
 
-def restore(model: PPO, env: AgentVecEnv, state: Mapping[str, Any]) -> None:
+def restore(model: Any, env: AgentVecEnv, algorithm: Algorithm, state: Mapping[str, Any]) -> None:
     """Continue from what :func:`capture` returned.
 
     Args:
         model: built as for a fresh run, after SB3's ``_setup_learn``.
         env: the model's environment.
+        algorithm: the one whose model this is.
         state: from :func:`load_checkpoint`.
 
     Raises:
@@ -147,7 +148,7 @@ def restore(model: PPO, env: AgentVecEnv, state: Mapping[str, Any]) -> None:
     """
     try:
         model.policy.load_state_dict(state["policy"])
-        model.policy.optimizer.load_state_dict(state["optimizer"])
+        algorithm.set_state(model, state)
         env.set_state(state["env"])
         model.num_timesteps = model._num_timesteps_at_start = state["decisions"]
         model._n_updates = state["updates"]

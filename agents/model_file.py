@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from numpy.typing import NDArray
-from stable_baselines3 import PPO
 
+from helm_gym.agents.hyperparameters import TITLES
 from helm_gym.agents.policy import Card, model_entries
 from helm_gym.agents.run_folder import Plan
 from helm_gym.agents.view import View
@@ -35,13 +34,20 @@ class LinearDecay:
 
 
 def save_model(
-    path: Path, model: PPO, plan: Plan, stopped: str, chosen_at: int, versions: Mapping[str, str]
+    path: Path,
+    model: Any,
+    actor: Mapping[str, NDArray[Any]],
+    plan: Plan,
+    stopped: str,
+    chosen_at: int,
+    versions: Mapping[str, str],
 ) -> Card:
     """Write the model file, whole or not at all.
 
     Args:
         path: where to.
-        model: with the weights to keep.
+        model: SB3's, with the weights to keep.
+        actor: the weights of what decides, as arrays.
         plan: what was trained.
         stopped: why training ended.
         chosen_at: decisions after which the model had these weights.
@@ -52,11 +58,12 @@ def save_model(
     """
     view = plan.view()
     card = Card(
+        algorithm=plan.algorithm,
         view=view,
         label=label(view, plan),
         run=plan.digest(),
-        scenario=plan.scenario.name,
-        scenario_digest=plan.scenario.digest(),
+        scenario=plan.trained_on[0],
+        scenario_digest=plan.trained_on[1],
         decisions=model.num_timesteps,
         chosen_at=chosen_at,
         seed=plan.seed,
@@ -66,7 +73,7 @@ def save_model(
     saved = io.BytesIO()
     model.save(saved)
     with zipfile.ZipFile(saved, "a") as archive:
-        for name, content in model_entries(card, actor_layers(model)).items():
+        for name, content in model_entries(card, actor).items():
             archive.writestr(name, content)
     with replacing(path) as file:
         file.write(saved.getvalue())
@@ -75,15 +82,6 @@ def save_model(
 
 def label(view: View, plan: Plan) -> str:
     """What a policy is, in a table's words; a residual never passes for a policy of its own."""
-    name = {"cluster": "PPO", "node": "PPO per node", "per_node": "PPO, all nodes"}[view.control]
+    rows = {"cluster": "", "node": " per node", "per_node": ", all nodes"}
+    name = TITLES[plan.algorithm] + rows[view.control]
     return f"{name}, correcting {view.base}" if view.action == "residual" else name
-
-
-def actor_layers(model: PPO) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-    """Weights and biases of the layers that lead to the mean action."""
-    modules = [*model.policy.mlp_extractor.policy_net, model.policy.action_net]
-    linear = [module for module in modules if isinstance(module, torch.nn.Linear)]
-    return [
-        (m.weight.detach().cpu().numpy().copy(), m.bias.detach().cpu().numpy().copy())
-        for m in linear
-    ]

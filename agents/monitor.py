@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,11 +25,9 @@ from stable_baselines3.common.logger import KVWriter
 from helm_gym.agents.sb3_vec_env import Sb3VecEnv
 from helm_gym.files import write_text
 
-LEARNING = ("approx_kl", "explained_variance", "std", "value_loss", "entropy_loss", "learning_rate")
-
 
 class Watch(BaseCallback):
-    """Averages the windows of a rollout: serving figures and reward terms.
+    """Averages the windows of a round: serving figures and reward terms.
 
     Args:
         source: the adapter whose infos are read, as arrays.
@@ -42,7 +40,8 @@ class Watch(BaseCallback):
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
 
-    def _on_rollout_start(self) -> None:
+    def begin_round(self) -> None:
+        """Forget the windows so far; a round may consist of many of SB3's rollouts."""
         self._sums, self._counts = {}, {}
 
     def _on_step(self) -> bool:
@@ -54,7 +53,7 @@ class Watch(BaseCallback):
         return True
 
     def means(self) -> dict[str, float]:
-        """Mean over the rows and windows of the rollout so far, by logged name."""
+        """Mean over the rows and windows of the round so far, by logged name."""
         return {name: self._sums[name] / n for name, n in self._counts.items() if n}
 
 
@@ -118,9 +117,13 @@ class Curve:
 
 
 def curve_row(
-    decisions: int, updates: int, means: Mapping[str, float], learned: Mapping[str, Any]
+    decisions: int,
+    updates: int,
+    means: Mapping[str, float],
+    learned: Mapping[str, Any],
+    names: Iterable[str],
 ) -> dict[str, float]:
-    """One row of the curve, from a rollout's means and SB3's log of the update."""
+    """One row of the curve, from a round's means and, of SB3's log of the update, ``names``."""
     row: dict[str, float] = {"decisions": decisions, "updates": updates}
     if "rollout/ep_rew_mean" in learned:
         row["episode_return"] = float(learned["rollout/ep_rew_mean"])
@@ -128,9 +131,9 @@ def curve_row(
     for name, value in means.items():
         prefix, _, plain = name.partition("/")
         row[plain if prefix == "serving" else f"{prefix}_{plain}"] = float(value)
-    for name in LEARNING:
-        if f"train/{name}" in learned:
-            row[name] = float(learned[f"train/{name}"])
+    for name in names:
+        if name in learned:
+            row[name.partition("/")[2]] = float(learned[name])
     return row
 
 

@@ -1,8 +1,8 @@
-"""A trained PPO policy as the Policy protocol wants it: no torch, no SB3, no pickle.
+"""A trained policy as the Policy protocol wants it: no torch, no SB3, no pickle.
 
-``model.zip`` is what SB3 saves (``PPO.load`` reads it) with two entries of ours: a card that says
-how the network is connected to an environment, and the actor's weights as plain arrays. Only
-those two are read here, so a file from a stranger can be wrong but cannot run code.
+``model.zip`` is what SB3 saves (``load`` of its class reads it) with two entries of ours: a card
+that says how the network is connected to an environment, and the actor's weights as plain arrays.
+Only those two are read here, so a file from a stranger can be wrong but cannot run code.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ class Card(Frozen):
     """What a model file says of itself."""
 
     format: int = 1
+    algorithm: Literal["ppo", "recurrent-ppo", "sac", "dqn"] = "ppo"  # older files are of PPO
     view: View
     label: str  # what it is, in words for a table
     run: str  # digest of the training run
@@ -43,7 +44,7 @@ class Card(Frozen):
     versions: dict[str, str]
 
 
-class PpoPolicy:
+class TrainedPolicy:
     """The deterministic policy of a trained model.
 
     Args:
@@ -56,7 +57,7 @@ class PpoPolicy:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         file = Path(path)
         self.path = file / "model.zip" if file.is_dir() else file
-        self.card, self._layers = _read(self.path)
+        self.card, self._actor = _read(self.path)
         view = self.card.view
         # A network that decides for one node at a time is run on every node of a cluster.
         self.control: str = "per_node" if view.control == "node" else view.control
@@ -64,7 +65,8 @@ class PpoPolicy:
         self._base = view.load_base()
 
     def reset(self, seed: int) -> None:
-        """Begin an episode; the network itself has no state."""
+        """Begin an episode; a recurrent network forgets the last one."""
+        self._actor.reset()
         if self._base is not None:
             self._base.reset(seed)
 
@@ -78,7 +80,8 @@ class PpoPolicy:
             (rows, 1) or (rows, M) shares in the scenario's range.
 
         Raises:
-            PolicyError: the observation has another shape than the one it was trained on.
+            PolicyError: the observation has another shape than the one it was trained on, or the
+                number of rows changed within an episode that a recurrent network remembers.
         """
         view = self.card.view
         observations = np.asarray(obs)
@@ -90,7 +93,8 @@ class PpoPolicy:
         return self._shares(here, observations.reshape(-1, features)).reshape(rows, nodes)
 
     def _shares(self, view: View, observations: Array) -> Array:
-        return view.shares(forward(self._layers, view.see(observations)), observations, self._base)
+        output = self._actor(view.see(observations))
+        return view.shares(output, observations, self._base)
 
     def _check_shape(self, observations: Array) -> None:
         view = self.card.view
@@ -107,41 +111,122 @@ class PpoPolicy:
             )
 
 
-def forward(layers: Sequence[tuple[Array, Array]], seen: Array) -> Array:
-    """Run the actor: tanh between its layers, none after the last.
+class Actor:
+    """What decides, in NumPy: perhaps an LSTM, then an MLP, then what its algorithm makes of that.
+
+    Args:
+        algorithm: as the card has it.
+        arrays: ``weight0`` (out, in), ``bias0`` (out,), ``weight1``, ... of the MLP; of an LSTM
+            with H cells ``lstm_in`` (4H, in), ``lstm_state`` (4H, H) and ``lstm_bias`` (4H,), its
+            gates in PyTorch's order: input, forget, cell, output.
+
+    Raises:
+        KeyError: an array is missing.
+    """
+
+    def __init__(self, algorithm: str, arrays: Mapping[str, Array]) -> None:
+        self._algorithm = algorithm
+        depth = sum(name.startswith("weight") for name in arrays)
+        self._layers = [(arrays[f"weight{n}"], arrays[f"bias{n}"]) for n in range(depth)]
+        self._lstm: tuple[Array, Array, Array] | None = None
+        if algorithm == "recurrent-ppo":
+            self._lstm = (arrays["lstm_in"], arrays["lstm_state"], arrays["lstm_bias"])
+        self._state: tuple[Array, Array] | None = None  # (rows, H) each: output and cells
+
+    def reset(self) -> None:
+        """Forget all rows."""
+        self._state = None
+
+    def __call__(self, seen: Array) -> Array:
+        """Decide for (rows, in); a row of an LSTM is expected at the same place every time.
+
+        Returns:
+            (rows, out) for ``View.shares``: shares in their scale, or with ``dqn`` an index.
+        """
+        if self._algorithm in ("ppo", "recurrent-ppo"):
+            return forward(self._layers, self._remembered(seen))
+        output = forward(self._layers, seen, hidden=_relu)
+        if self._algorithm == "sac":
+            return np.asarray(np.tanh(output))
+        return np.asarray(np.argmax(output, axis=1)[:, None])
+
+    def _remembered(self, seen: Array) -> Array:
+        """What the LSTM makes of its input and of what it saw before, (rows, H)."""
+        if self._lstm is None:
+            return seen
+        w_in, w_state, bias = self._lstm
+        rows, cells = len(seen), w_state.shape[1]
+        if self._state is None:
+            self._state = (np.zeros((rows, cells), np.float32),) * 2
+        if len(self._state[0]) != rows:
+            raise PolicyError(
+                f"a recurrent policy remembers {len(self._state[0])} rows of this episode, but got "
+                f"{rows}; call reset(seed) before it decides for others"
+            )
+        last, cell = self._state
+        gates = seen @ w_in.T + last @ w_state.T + bias
+        enter, keep, new, show = np.split(gates, 4, axis=1)
+        cell = _sigmoid(keep) * cell + _sigmoid(enter) * np.tanh(new)
+        self._state = (_sigmoid(show) * np.tanh(cell), cell)
+        return self._state[0]
+
+
+def _relu(value: Array) -> Array:
+    return np.asarray(np.maximum(value, 0.0))
+
+
+def _sigmoid(value: Array) -> Array:
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * value)))  # never overflows
+
+
+def forward(
+    layers: Sequence[tuple[Array, Array]], seen: Array, hidden: Callable[[Array], Array] = np.tanh
+) -> Array:
+    """Run an MLP: ``hidden`` between its layers, nothing after the last.
 
     Args:
         layers: weights (out, in) and biases (out,).
         seen: (rows, in).
+        hidden: of every element.
 
     Returns:
         (rows, out).
     """
     value = seen
     for weight, bias in layers[:-1]:
-        value = np.tanh(value @ weight.T + bias)
+        value = hidden(value @ weight.T + bias)
     weight, bias = layers[-1]
     return np.asarray(value @ weight.T + bias)
 
 
-def model_entries(card: Card, layers: Sequence[tuple[Array, Array]]) -> dict[str, bytes]:
+def model_entries(card: Card, arrays: Mapping[str, Array]) -> dict[str, bytes]:
     """The entries that make an SB3 model file one of ours."""
-    arrays = {}
-    for number, (weight, bias) in enumerate(layers):
-        arrays[f"weight{number}"], arrays[f"bias{number}"] = weight, bias
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     return {CARD: card.model_dump_json(indent=1).encode(), ACTOR: buffer.getvalue()}
 
 
-def _read(path: Path) -> tuple[Card, list[tuple[Array, Array]]]:
+def _read(path: Path) -> tuple[Card, Actor]:
+    data, arrays = _entries(path)
+    try:
+        card = Card.parse(data, str(path))
+        return card, Actor(card.algorithm, arrays)
+    except ConfigError as error:
+        raise CheckpointError(f"made by another version of helm_gym? {error}") from None
+    except KeyError as error:
+        raise CheckpointError(
+            f"{path}: says it is of {card.algorithm}, but has no weights {error}: damaged"
+        ) from None
+
+
+def _entries(path: Path) -> tuple[Any, dict[str, Array]]:
+    """The card, not yet validated, and the actor's arrays."""
     try:
         with zipfile.ZipFile(path) as archive:
             card, actor = archive.read(CARD), archive.read(ACTOR)
         data = json.loads(card)
         with np.load(io.BytesIO(actor), allow_pickle=False) as arrays:
-            n_layers = len(arrays.files) // 2
-            layers = [(arrays[f"weight{n}"], arrays[f"bias{n}"]) for n in range(n_layers)]
+            return data, dict(arrays)
     except KeyError:
         raise CheckpointError(
             f"{path}: has no {CARD} and {ACTOR}: not a model that helm-gym train wrote. A model of "
@@ -153,7 +238,3 @@ def _read(path: Path) -> tuple[Card, list[tuple[Array, Array]]]:
         raise CheckpointError(f"{path}: cannot be read ({reason}){hint}") from None
     except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError) as error:
         raise CheckpointError(f"{path}: truncated or not a model file ({error})") from None
-    try:
-        return Card.parse(data, str(path)), layers
-    except ConfigError as error:
-        raise CheckpointError(f"made by another version of helm_gym? {error}") from None

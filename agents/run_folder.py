@@ -12,10 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field
+from pydantic import Field, SerializeAsAny, model_serializer, model_validator
 
 from helm_gym._version import __version__
-from helm_gym.agents.hyperparameters import Control, Hyperparameters, load_hyperparameters
+from helm_gym.agents.hyperparameters import (
+    Algorithm,
+    Control,
+    Settings,
+    load_hyperparameters,
+    settings_class,
+)
+from helm_gym.agents.training_set import Suite, TrainingSet, training_set, whole
 from helm_gym.agents.view import View
 from helm_gym.config import Scenario
 from helm_gym.envs.action import Layout
@@ -29,14 +36,22 @@ PACKAGES = ("numpy", "numba", "gymnasium", "torch", "stable-baselines3")
 
 
 class TrainConfig(Frozen):
-    """What to train. Defaults come from ``ppo.yaml`` where a field is ``None``."""
+    """What to train. Defaults come from the algorithm's YAML where a field is ``None``.
 
+    ``scenario`` or ``suite``, not both. In a suite every scenario takes the ``overrides``, the
+    number of clusters is rounded up to as many for each scenario and load unless it is given, and
+    ``spread`` above 0 randomises what the scenarios assume (:mod:`helm_gym.agents.randomise`).
+    """
+
+    algorithm: Algorithm = "ppo"
     scenario: str | dict[str, Any] = "taobao-shift"  # name, YAML path or mapping
     overrides: dict[str, Any] = Field(default_factory=dict)  # dotted paths into the scenario
-    control: Control = "cluster"
+    suite: str | dict[str, Any] | None = None  # "paper", or a mapping as training_set.Suite has it
+    spread: float = Field(default=0.0, ge=0, le=1)  # part of the ranges of assumed numbers
+    control: Control | None = None  # None: "node" for a suite, else "cluster"
     observation: str = "extended"
     reward: str | dict[str, Any] = "paper"
-    settings: dict[str, Any] = Field(default_factory=dict)  # changes to the ppo.yaml entry
+    settings: dict[str, Any] = Field(default_factory=dict)  # changes to its YAML entry
     decisions: int | None = Field(default=None, gt=0)  # rows times windows; to whole updates
     clusters: int | None = Field(default=None, gt=0)  # simulated side by side
     seed: int = Field(default=0, ge=0)
@@ -55,9 +70,33 @@ class Plan(Frozen):
     control: Control
     observation: str
     reward: str | dict[str, Any]
-    settings: Hyperparameters
+    settings: SerializeAsAny[Settings]  # of the algorithm's class
     seed: int
     torch_threads: int
+    algorithm: Algorithm = "ppo"
+    training_set: TrainingSet | None = None  # of a suite, whose first scenario is ``scenario``
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settings_of_the_algorithm(cls, data: Any) -> Any:
+        settings = data.get("settings")
+        if isinstance(settings, Mapping):
+            kind = settings_class(data.get("algorithm", "ppo"))
+            return {**data, "settings": kind.parse(settings, "settings")}
+        return data
+
+    @model_serializer(mode="wrap")
+    def _ppo_goes_without_saying(self, standard: Any) -> dict[str, Any]:
+        """Plans of PPO are written, and digested, as before there were other algorithms.
+
+        So are those of a single scenario, as before there were suites.
+        """
+        written: dict[str, Any] = standard(self)
+        if self.algorithm == "ppo":
+            del written["algorithm"]
+        if self.training_set is None:
+            del written["training_set"]
+        return written
 
     @classmethod
     def of(cls, config: TrainConfig) -> Plan:
@@ -69,16 +108,26 @@ class Plan(Frozen):
         changes = dict(config.settings)
         if config.clusters is not None:
             changes["clusters"] = config.clusters
-        settings = load_hyperparameters(config.control, changes)
-        scenario = Scenario.load(config.scenario).replace(config.overrides)
+        control = config.control or ("cluster" if config.suite is None else "node")
+        settings = load_hyperparameters(control, changes, config.algorithm)
+        if config.suite is None:
+            if config.spread:
+                raise ConfigError("spread randomises a suite; name one, such as --suite paper")
+            suite = None
+            scenario = Scenario.load(config.scenario).replace(config.overrides)
+        else:
+            settings, suite = _of_suite(config, settings, changes)
+            scenario = suite.scenarios[0]
         plan = cls(
             scenario=scenario,
-            control=config.control,
+            control=control,
             observation=config.observation,
             reward=config.reward,
             settings=settings,
             seed=config.seed,
             torch_threads=config.torch_threads,
+            algorithm=config.algorithm,
+            training_set=suite,
         )
         plan.check()
         if config.decisions is None:
@@ -87,6 +136,13 @@ class Plan(Frozen):
         return plan.model_copy(
             update={"settings": settings.model_copy(update={"updates": updates})}
         )
+
+    @property
+    def trained_on(self) -> tuple[str, str]:
+        """Name and digest of the scenario, or of the suite and all that is trained on of it."""
+        if self.training_set is None:
+            return self.scenario.name, self.scenario.digest()
+        return self.training_set.name, self.training_set.scenario_digest
 
     @property
     def layout(self) -> Layout:
@@ -132,7 +188,39 @@ class Plan(Frozen):
                 f"group {settings.group} does not divide the {settings.clusters} clusters"
             )
         self.view().load_base()
+        if self.training_set is not None:
+            self.training_set.check()
         Reward(RewardConfig.load(self.reward), self.scenario, self.layout)
+
+
+def _of_suite(
+    config: TrainConfig, settings: Settings, changes: Mapping[str, Any]
+) -> tuple[Settings, TrainingSet]:
+    """A suite's scenarios, and settings with the clusters that they take."""
+    assert config.suite is not None
+    suite = Suite.load(config.suite)
+    if config.scenario != TrainConfig.model_fields["scenario"].default:
+        raise ConfigError(
+            f"scenario {config.scenario!r:.40} and suite {suite.name!r}: write one of the two"
+        )
+    clusters, judging = settings.clusters, settings.validation_clusters
+    if "clusters" not in changes:
+        clusters = whole(clusters, suite, settings.group)
+    if "validation_clusters" not in changes:
+        judging = whole(judging, suite, 1, validation=True)
+    suite.check(range(config.seed, config.seed + clusters), config.overrides)
+    found = training_set(
+        suite,
+        clusters=clusters,
+        validation_clusters=judging,
+        group=settings.group,
+        overrides=config.overrides,
+        spread=config.spread,
+        seed=config.seed,
+        threads=config.threads or min(2, os.cpu_count() or 1),
+    )
+    sizes = {"clusters": clusters, "validation_clusters": judging}
+    return settings.model_copy(update=sizes), found
 
 
 class RunFolder:
@@ -169,8 +257,8 @@ class RunFolder:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
         about = {
             "run": plan.digest(),
-            "scenario_digest": plan.scenario.digest(),
-            "versions": versions(),
+            "scenario_digest": plan.trained_on[1],
+            "versions": versions(plan.algorithm),
             "args": config.model_dump(mode="json"),
             "plan": plan.model_dump(mode="json"),
         }
@@ -229,9 +317,9 @@ class RunFolder:
         ]  # fmt: skip
 
 
-def versions() -> dict[str, str]:
+def versions(algorithm: str = "ppo") -> dict[str, str]:
     """Versions of what decides a result to the last bit."""
     found = {"helm-gym": __version__}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *(("sb3-contrib",) if algorithm == "recurrent-ppo" else ())):
         found[package] = metadata.version(package)
     return found

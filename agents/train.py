@@ -1,4 +1,4 @@
-"""Train a PPO policy on a scenario: ``train`` begins a run, ``resume`` continues it bit for bit."""
+"""Train a policy on a scenario: ``train`` begins a run, ``resume`` continues it bit for bit."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from stable_baselines3.common.logger import Logger
 
+from helm_gym.agents.algorithms import algorithm_of
 from helm_gym.agents.build import make_env, make_model, make_validator, torch_threads
 from helm_gym.agents.checkpoints import (
     capture,
@@ -33,7 +34,7 @@ class TrainResult:
     """A finished run."""
 
     run_dir: str
-    model: str  # path of model.zip, for the policy spec ppo:PATH
+    model: str  # path of model.zip, for the policy spec ALGORITHM:PATH
     label: str  # what the policy is, for tables
     decisions: int
     updates: int
@@ -41,6 +42,7 @@ class TrainResult:
     stopped: str  # why training ended
     seconds: float  # of this process
     last: dict[str, float]  # the curve's last row
+    algorithm: str = "ppo"
 
 
 def train(config: TrainConfig, progress: bool = True) -> TrainResult:
@@ -55,6 +57,7 @@ def train(config: TrainConfig, progress: bool = True) -> TrainResult:
         TrainingInterrupted: after Ctrl-C; the message says how to go on.
     """
     plan = Plan.of(config)
+    algorithm_of(plan.algorithm).check()
     folder = RunFolder(config.run_dir)
     with folder.locked():
         folder.begin(config, plan)
@@ -88,18 +91,20 @@ def resume(
             f"{folder.path} is finished ({folder.model.name} is there); train longer in another "
             "folder with a larger --decisions"
         )
+    algorithm_of(plan.algorithm).check()
     changes = {"threads": threads or config.threads, "max_minutes": max_minutes}
     with folder.locked():
         run = _Run(folder, config.model_copy(update=changes), plan, progress)
-        return run.go(_differences(began_with))
+        return run.go(_differences(began_with, versions(plan.algorithm)))
 
 
 class _Run:
-    """One process's part of a run: rollout, update, log, checkpoint, in an order that resumes."""
+    """One process's part of a run: round, log, checkpoint, in an order that resumes."""
 
     def __init__(self, folder: RunFolder, config: TrainConfig, plan: Plan, progress: bool) -> None:
         self.folder, self.config, self.plan, self.progress = folder, config, plan, progress
         self.id = plan.digest()
+        self.algorithm = algorithm_of(plan.algorithm)
         self.total = plan.decisions
         self.began = time.monotonic()
         self.last_checkpoint = float("-inf")
@@ -129,7 +134,7 @@ class _Run:
             self.watch = Watch(self.env.venv, bar)
             self.model._setup_learn(self.total, self.watch)
             if loaded:
-                restore(self.model, self.env, loaded.state)
+                restore(self.model, self.env, self.algorithm, loaded.state)
                 self.validator.set_state(loaded.state["validation"])
                 notes += tuple(f"not used: {reason}" for reason in loaded.skipped)
             for note in notes:
@@ -143,9 +148,8 @@ class _Run:
         if model.num_timesteps == 0 and self.validator.due(0):
             self.validator.consider(model)
         while model.num_timesteps < self.total and not self._out_of_time():
-            model.collect_rollouts(self.env, self.watch, model.rollout_buffer, model.n_steps)
-            model._update_current_progress_remaining(model.num_timesteps, self.total)
-            model.train()
+            self.watch.begin_round()
+            self.algorithm.play_round(model, self.env, self.watch, self.plan.settings)
             self._log(curve)
             self._checkpoint(at_once=interrupt.requested)
             if interrupt.requested and model.num_timesteps < self.total:
@@ -162,13 +166,14 @@ class _Run:
         if model.ep_info_buffer:
             returns = [info["r"] for info in model.ep_info_buffer]
             learned["rollout/ep_rew_mean"] = float(np.mean(returns))
-        curve.append(curve_row(model.num_timesteps, self._updates(), means, learned))
+        names = self.algorithm.learned
+        curve.append(curve_row(model.num_timesteps, self._updates(), means, learned, names))
         model.dump_logs()
 
     def _checkpoint(self, at_once: bool) -> None:
         if at_once or time.monotonic() - self.last_checkpoint >= self.config.checkpoint_s:
             validation = {"validation": self.validator.get_state()}
-            state = {**capture(self.model, self.env), **validation}
+            state = {**capture(self.model, self.env, self.algorithm), **validation}
             save_checkpoint(self.folder.checkpoints, self.id, state)
             self.last_checkpoint = time.monotonic()
 
@@ -180,7 +185,15 @@ class _Run:
                 "machine's speed"
             )
         chosen_at = self.validator.choose(model)
-        card = save_model(self.folder.model, model, self.plan, stopped, chosen_at, versions())
+        card = save_model(
+            self.folder.model,
+            model,
+            self.algorithm.actor(model),
+            self.plan,
+            stopped,
+            chosen_at,
+            versions(self.plan.algorithm),
+        )
         result = TrainResult(
             run_dir=str(self.folder.path),
             model=str(self.folder.model),
@@ -191,13 +204,14 @@ class _Run:
             stopped=stopped,
             seconds=time.monotonic() - self.began,
             last={k: float(v) for k, v in curve.rows[-1].items() if v} if curve.rows else {},
+            algorithm=self.plan.algorithm,
         )
         self.folder.finish(asdict(result))
         remove_checkpoints(self.folder.checkpoints)
         return result
 
     def _updates(self) -> int:
-        return self.model.num_timesteps // self.plan.rollout
+        return int(self.model.num_timesteps) // self.plan.rollout
 
     def _out_of_time(self) -> bool:
         limit = self.config.max_minutes
@@ -211,9 +225,8 @@ class _Run:
         )
 
 
-def _differences(began_with: dict[str, str]) -> tuple[str, ...]:
+def _differences(began_with: dict[str, str], now: dict[str, str]) -> tuple[str, ...]:
     """Say which versions changed since the run began."""
-    now = versions()
     changed = [f"{k} {v} -> {now.get(k)}" for k, v in began_with.items() if now.get(k) != v]
     if not changed:
         return ()

@@ -1,9 +1,9 @@
 """Keep the policy that does best on validation seeds, since the last one is seldom the best.
 
-PPO on a noisy tail wanders: a policy that was as good as a tuned rule after one minute may be
-worse after ten. Every few updates the deterministic policy plays the same validation episodes, and
-the weights with the highest mean reward become the model. Validation seeds are neither
-training nor evaluation seeds, so the choice does not flatter the result.
+Learning on a noisy tail wanders: a PPO policy that was as good as a tuned rule after one minute may
+be worse after ten. Every few rounds the deterministic policy plays the same validation episodes,
+and the weights with the highest mean reward become the model. Validation seeds are neither training
+nor evaluation seeds, so the choice does not flatter the result.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3 import PPO
 
 from helm_gym.agents.agent_env import AgentVecEnv
 
 FIRST_SEED = 1_900_000_000
-"""Validation cluster i plays seed FIRST_SEED + i."""
+"""Of a single scenario; a suite has a split of its own for that."""
 
 
 class Validator:
@@ -29,10 +28,14 @@ class Validator:
             weights stay.
         steps: windows per episode.
         every: updates between two validations.
+        first_seed: validation cluster i plays seed ``first_seed + i``.
     """
 
-    def __init__(self, env: AgentVecEnv | None, steps: int, every: int) -> None:
+    def __init__(
+        self, env: AgentVecEnv | None, steps: int, every: int, first_seed: int = FIRST_SEED
+    ) -> None:
         self._env, self._steps, self._every = env, steps, every
+        self._first_seed = first_seed
         self.best: dict[str, torch.Tensor] = {}
         self.best_reward = float("-inf")
         self.best_at = 0  # decisions
@@ -42,7 +45,7 @@ class Validator:
         """Whether the policy after so many updates is a candidate."""
         return self._env is not None and updates % self._every == 0
 
-    def consider(self, model: PPO) -> float:
+    def consider(self, model: Any) -> float:
         """Play one episode per cluster, and keep the weights if they are the best so far.
 
         Returns:
@@ -50,12 +53,13 @@ class Validator:
         """
         if self._env is None:
             return float("nan")
-        self._env.seed(FIRST_SEED)
+        self._env.seed(self._first_seed)
         seen: Any = self._env.reset()
-        total = 0.0
+        total, state = 0.0, None  # what a recurrent policy remembers
+        starts = np.ones(self._env.num_envs, np.bool_)
         for _ in range(self._steps):
-            output, _ = model.predict(seen, deterministic=True)
-            seen, rewards, _, _ = self._env.step(output)
+            output, state = model.predict(seen, state, starts, deterministic=True)
+            seen, rewards, starts, _ = self._env.step(output)
             total += float(np.mean(rewards, dtype=np.float64))
         reward = total / self._steps
         self.considered_at = model.num_timesteps
@@ -64,14 +68,14 @@ class Validator:
             self.best = {k: v.clone() for k, v in model.policy.state_dict().items()}
         return reward
 
-    def choose(self, model: PPO) -> int:
+    def choose(self, model: Any) -> int:
         """Give the model the best weights, its present ones included.
 
         Returns:
             Decisions after which it had them.
         """
         if self._env is None:
-            return model.num_timesteps
+            return int(model.num_timesteps)
         if self.considered_at != model.num_timesteps:
             self.consider(model)
         model.policy.load_state_dict(self.best)

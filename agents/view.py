@@ -1,11 +1,12 @@
 """What an agent's network sees of an environment, and what its output means as shares.
 
-One description serves training (``AgentVecEnv``) and deployment (``PpoPolicy``), so that the two
-cannot part; it needs neither torch nor SB3. The network's output lies in [-1, 1] per share;
-``action`` says what it is:
+One description serves training (``AgentVecEnv``) and deployment (``TrainedPolicy``), so that the
+two cannot part; it needs neither torch nor SB3. The network's output lies in [-1, 1] per share, or
+is an index; ``action`` says what it means:
 
 * ``target``: the share itself, from the lowest to the highest allowed.
 * ``increment``: a change of the share in force, at most ``bound``.
+* ``choice``: the index of one of HELM's seven steps (``STEPS``), the largest being ``bound``.
 * ``residual``: a correction of a classical rule's share, at most ``bound``. The policy then begins
   as that rule, and a result must say so.
 """
@@ -19,12 +20,15 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 
 from helm_gym.baselines.specs import make_policy
+from helm_gym.envs.action import INCREMENTS
 from helm_gym.errors import ConfigError
 from helm_gym.policy import Policy, view_of
 from helm_gym.quantity import Frozen
 
 Array = NDArray[Any]
 SHARE = "emb_share"
+STEPS = np.array(INCREMENTS) / max(INCREMENTS)
+"""HELM's seven changes of the share, in parts of the largest."""
 
 
 class View(Frozen):
@@ -37,7 +41,7 @@ class View(Frozen):
     observation: str  # the environment's preset
     features: tuple[str, ...]  # its names, F of them
     nodes: int  # M
-    action: Literal["target", "increment", "residual"]
+    action: Literal["target", "increment", "residual", "choice"]
     base: str = ""  # spec of the rule that a residual corrects
     bound: float = 1.0
     context: bool = False
@@ -53,6 +57,15 @@ class View(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _choice_is_one(self) -> View:
+        if self.action == "choice" and self.control == "per_node":
+            raise ValueError(
+                "action 'choice' is one index, but control 'per_node' asks for a share of every "
+                "node; use control 'node', where every node is a row"
+            )
+        return self
+
     @property
     def inputs(self) -> int:
         """Numbers that the network sees per row."""
@@ -61,7 +74,7 @@ class View(Frozen):
 
     @property
     def outputs(self) -> int:
-        """Numbers that the network decides per row."""
+        """Numbers that the network decides per row: shares or, with ``choice``, an index."""
         return self.nodes if self.control == "per_node" else 1
 
     def see(self, observations: Array) -> NDArray[np.float32]:
@@ -75,11 +88,16 @@ class View(Frozen):
         return np.asarray(flat, np.float32)
 
     def shares(self, output: Array, observations: Array, base: Policy | None) -> Array:
-        """Turn the network's output, (rows, outputs), into float32 shares of the same shape."""
+        """Turn the network's output, (rows, outputs), into float32 shares of the same shape.
+
+        A choice may also come as (rows,), as SB3 has it.
+        """
+        if self.action == "choice":
+            output = STEPS[np.asarray(output, np.intp).reshape(-1, 1)]
         output = np.clip(np.asarray(output, np.float64), -1.0, 1.0)
         if self.action == "target":
             shares = self.share_min + (output + 1.0) / 2.0 * (self.share_max - self.share_min)
-        elif self.action == "increment":
+        elif self.action in ("increment", "choice"):
             share = observations[..., self.features.index(SHARE)].reshape(output.shape)
             shares = share + self.bound * output
         else:

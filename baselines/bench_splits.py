@@ -186,7 +186,7 @@ def split_table() -> Table:
     """The splits, for people."""
     from rich.table import Table
 
-    table = Table(title=f"Splits of {PREFIX}")
+    table = Table(title=f"Splits of {PREFIX} and {heldout.HELD_OUT}")
     for heading in ("split", "seeds", "scenarios", "for"):
         table.add_column(heading)
     for split in SPLITS:

@@ -176,11 +176,11 @@ class _Demo:
         return train(config, progress=self.progress)
 
     def _evaluate(self, load: float) -> Evaluation:
-        from helm_gym.agents.policy import PpoPolicy
+        from helm_gym.agents.policy import TrainedPolicy
 
         assert self.trained is not None
         spec = f"ppo:{self.trained.model}"
-        policy: Policy = PpoPolicy(self.trained.model)
+        policy: Policy = TrainedPolicy(self.trained.model)
         return evaluate(
             self.scenario.replace({"workload.load": load}),
             [*self.budget.specs, spec],

@@ -214,10 +214,12 @@ def table(found: Sequence[Sustained]) -> Table:
     """Highest loads with intervals, and their distance to the first policy's."""
     from rich.table import Table
 
+    from helm_gym.baselines.leaderboard import with_interval
+
     shown = Table(title="Highest load with P99 inside the SLO, [95 % bootstrap interval]")
     for heading in ("policy", "run as", "load", f"less {found[0].policy}'s"):
         shown.add_column(heading)
     for one in sorted(found, key=lambda one: -one.interval().mean):
-        less = "" if one is found[0] else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*one.above(found[0]))
-        shown.add_row(one.policy, one.spec, "{:.3f} [{:.3f}, {:.3f}]".format(*one.interval()), less)
+        less = "" if one is found[0] else with_interval(one.above(found[0]), "+.3f")
+        shown.add_row(one.policy, one.spec, with_interval(one.interval()), less)
     return shown

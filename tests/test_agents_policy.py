@@ -17,7 +17,7 @@ from agents_small import train_small
 from small import SMALL
 from stable_baselines3 import PPO
 
-from helm_gym.agents.policy import CARD, PpoPolicy
+from helm_gym.agents.policy import CARD, TrainedPolicy
 from helm_gym.envs.observation import FEATURES
 from helm_gym.envs.vector_env import EmbKvVectorEnv
 from helm_gym.errors import CheckpointError, PolicyError
@@ -49,7 +49,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_decides_as_sb3s_deterministic_policy_would(kind: str, models: dict[str, Path]) -> None:
-    policy = PpoPolicy(models[kind])
+    policy = TrainedPolicy(models[kind])
     assert isinstance(policy, Policy)
     view = policy.card.view
     by_node = policy.control == "per_node"
@@ -67,7 +67,7 @@ def test_it_decides_as_sb3s_deterministic_policy_would(kind: str, models: dict[s
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_runs_in_the_environment_it_asks_for(kind: str, models: dict[str, Path]) -> None:
-    policy = PpoPolicy(models[kind].parent)  # the run folder will do
+    policy = TrainedPolicy(models[kind].parent)  # the run folder will do
     env = EmbKvVectorEnv(2, scenario=SMALL, control=policy.control, observation=policy.observation)
     obs, _ = env.reset(seed=0)
     for _ in range(3):
@@ -76,7 +76,7 @@ def test_it_runs_in_the_environment_it_asks_for(kind: str, models: dict[str, Pat
 
 
 def test_a_node_policy_serves_clusters_of_any_size(models: dict[str, Path]) -> None:
-    policy = PpoPolicy(models["node"])
+    policy = TrainedPolicy(models["node"])
     obs = np.random.default_rng(0).uniform(0, 1, (2, 7, N_FEATURES)).astype(np.float32)
     shares = policy.act(obs)
     assert shares.shape == (2, 7)
@@ -85,9 +85,9 @@ def test_a_node_policy_serves_clusters_of_any_size(models: dict[str, Path]) -> N
 
 
 def test_what_is_saved_says_what_it_is(models: dict[str, Path]) -> None:
-    card = PpoPolicy(models["node"]).card
+    card = TrainedPolicy(models["node"]).card
     assert card.label == "PPO per node, correcting balance:gain=0.6,bias=0.05"
-    assert PpoPolicy(models["cluster"]).card.label == "PPO"
+    assert TrainedPolicy(models["cluster"]).card.label == "PPO"
     assert card.scenario == "small"
     assert card.decisions >= 32
 
@@ -95,8 +95,8 @@ def test_what_is_saved_says_what_it_is(models: dict[str, Path]) -> None:
 def test_neither_torch_nor_sb3_is_needed_to_use_it(models: dict[str, Path]) -> None:
     code = (
         "import sys, numpy as np\n"
-        "from helm_gym.agents.policy import PpoPolicy\n"
-        f"policy = PpoPolicy({str(models['residual'])!r})\n"
+        "from helm_gym.agents.policy import TrainedPolicy\n"
+        f"policy = TrainedPolicy({str(models['residual'])!r})\n"
         f"policy.act(np.zeros((2, {N_FEATURES}), np.float32))\n"
         "loaded = {'torch', 'stable_baselines3'} & set(sys.modules)\n"
         "sys.exit(f'loaded {loaded}' if loaded else 0)\n"
@@ -118,12 +118,12 @@ def test_observations_of_another_shape_are_refused(
     kind: str, shape: tuple[int, ...], models: dict[str, Path]
 ) -> None:
     with pytest.raises(PolicyError, match="needs observations"):
-        PpoPolicy(models[kind]).act(np.zeros(shape, np.float32))
+        TrainedPolicy(models[kind]).act(np.zeros(shape, np.float32))
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="helm-gym train"):
-        PpoPolicy(tmp_path / "model.zip")
+        TrainedPolicy(tmp_path / "model.zip")
 
 
 @pytest.mark.parametrize("part", [0.0, 0.1, 0.6, 0.95])
@@ -131,13 +131,13 @@ def test_a_truncated_file_is_refused(part: float, models: dict[str, Path], tmp_p
     whole = models["cluster"].read_bytes()
     (tmp_path / "model.zip").write_bytes(whole[: int(part * len(whole))])
     with pytest.raises(CheckpointError):
-        PpoPolicy(tmp_path / "model.zip")
+        TrainedPolicy(tmp_path / "model.zip")
 
 
 def test_a_model_of_plain_sb3_is_refused_with_the_reason(tmp_path: Path) -> None:
     PPO("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "model.zip")
     with pytest.raises(CheckpointError, match="plain SB3"):
-        PpoPolicy(tmp_path / "model.zip")
+        TrainedPolicy(tmp_path / "model.zip")
 
 
 def test_an_unreadable_card_is_refused(models: dict[str, Path], tmp_path: Path) -> None:
@@ -147,10 +147,12 @@ def test_an_unreadable_card_is_refused(models: dict[str, Path], tmp_path: Path) 
             text = old.read(name)
             new.writestr(name, text.replace(b'"view"', b'"veiw"') if name == CARD else text)
     with pytest.raises(CheckpointError, match="veiw"):
-        PpoPolicy(path)
+        TrainedPolicy(path)
 
 
 def test_a_policy_file_can_be_moved(models: dict[str, Path], tmp_path: Path) -> None:
     moved = shutil.copy(models["cluster"], tmp_path / "released.zip")
     obs = np.full((1, N_FEATURES), 0.3, np.float32)
-    np.testing.assert_array_equal(PpoPolicy(moved).act(obs), PpoPolicy(models["cluster"]).act(obs))
+    np.testing.assert_array_equal(
+        TrainedPolicy(moved).act(obs), TrainedPolicy(models["cluster"]).act(obs)
+    )

@@ -74,16 +74,44 @@ def evaluate(
 @app.command()
 @reported
 def train(
-    scenario: ScenarioOption = "taobao-shift",
-    control: Annotated[str, typer.Option(help="cluster, node or per_node.")] = "cluster",
-    observation: Annotated[str, typer.Option(help="paper7 or extended.")] = "extended",
-    reward: Annotated[str, typer.Option(help="Reward preset.")] = "paper",
+    scenario: Annotated[
+        str | None,
+        typer.Option("--scenario", "-s", help="A shipped name or a YAML file; taobao-shift."),
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(help="Instead of one scenario: the training cells of a suite, as paper."),
+    ] = None,
+    randomise: Annotated[
+        bool,
+        typer.Option("--randomise", help="Draw all that the suite assumes, and the load."),
+    ] = False,
+    spread: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="How much of its range --randomise draws from; 0.5."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="YAML with the fields of TrainConfig; options go before."),
+    ] = None,
+    algorithm: Annotated[
+        str | None, typer.Option(help="ppo, recurrent-ppo, sac or dqn; ppo.")
+    ] = None,
+    control: Annotated[
+        str | None,
+        typer.Option(help="cluster, node or per_node; cluster, or node for a suite."),
+    ] = None,
+    observation: Annotated[str | None, typer.Option(help="paper7 or extended; extended.")] = None,
+    reward: Annotated[str | None, typer.Option(help="Reward preset; paper.")] = None,
     decisions: Annotated[
         int | None,
         typer.Option(min=1, help="How long: rows times windows."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    run_dir: Annotated[str, typer.Option("--run-dir", help="Where to.")] = "runs/ppo",
+    seed: Annotated[int | None, typer.Option(min=0, help="0 if not given.")] = None,
+    run_dir: Annotated[
+        str | None,
+        typer.Option("--run-dir", help="Where to; runs/ALGORITHM[-SUITE] if not given."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove an older run.")] = False,
     resume: Annotated[
         str | None,
@@ -95,28 +123,83 @@ def train(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="PPO setting (n_epochs=5) or scenario path; repeat for more."),
+        typer.Option(
+            "--set", help="Algorithm's setting (gamma=0.8) or scenario path; repeat for more."
+        ),
     ] = None,
     threads: ThreadsOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Train a PPO policy, or continue an interrupted training."""
+    """Train a policy, or continue an interrupted training."""
     room = _training()
     if resume is not None:
         result = room.resume(resume, threads=threads, max_minutes=max_minutes, progress=not quiet)
     else:
-        ppo, overrides = _split(parse_pairs(settings))
-        asked = {
-            "scenario": scenario, "overrides": overrides, "control": control,
-            "observation": observation, "reward": reward, "settings": ppo,
-            "decisions": decisions, "seed": seed, "run_dir": run_dir, "overwrite": overwrite,
-            "threads": threads, "max_minutes": max_minutes,
+        given = {
+            "scenario": scenario, "suite": suite, "algorithm": algorithm, "control": control,
+            "observation": observation, "reward": reward, "decisions": decisions, "seed": seed,
+            "run_dir": run_dir, "overwrite": overwrite or None, "threads": threads,
+            "max_minutes": max_minutes, "spread": _spread(randomise, spread),
         }  # fmt: skip
-        result = room.train(room.TrainConfig.parse(asked, "train"), progress=not quiet)
+        asked = _train_config(config, given, parse_pairs(settings))
+        result = room.train(asked, progress=not quiet)
     typer.echo(f"{result.label}: {result.decisions:,} decisions, {result.stopped}")
-    typer.echo(
-        f"model: {result.model}\ncompare it: helm-gym evaluate -p static:best -p ppo:{result.model}"
-    )
+    spec = f"{result.algorithm}:{result.model}"
+    typer.echo(f"model: {result.model}\ncompare it: helm-gym evaluate -p static:best -p {spec}")
+
+
+@app.command()
+@reported
+def curves(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of training runs, such as seeds.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Write median and range over decisions: an .svg file.")
+    ] = None,
+) -> None:
+    """Show how training runs learned, and how far they lie apart."""
+    from rich.console import Console
+
+    from helm_gym.files import write_text
+
+    _training()
+    from helm_gym.agents import learning_curves as room
+
+    if out is not None and out.suffix != ".svg":
+        raise ConfigError(f"--out {out}: curves are drawn as .svg; give the file that suffix")
+    found = room.read_curves(runs)
+    Console().print(room.curves_table(found))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, room.curves_svg(found) + "\n")
+        typer.echo(f"figure: {out}")
+
+
+def _spread(randomise: bool, spread: float | None) -> float | None:
+    from helm_gym.agents.randomise import SPREAD
+
+    if spread is not None and not randomise:
+        raise ConfigError(f"--spread {spread:g} is for --randomise; write both")
+    return (SPREAD if spread is None else spread) if randomise else None
+
+
+def _train_config(file: Path | None, given: dict[str, Any], pairs: dict[str, Any]) -> Any:
+    """A TrainConfig of what a file says and, before that, what options say."""
+    from helm_gym.agents.run_folder import TrainConfig
+    from helm_gym.quantity import read_yaml
+
+    asked: dict[str, Any] = {}
+    if file is not None:
+        asked = read_yaml(file) or {}
+        TrainConfig.parse(asked, str(file))
+    asked = {**asked, **{name: value for name, value in given.items() if value is not None}}
+    algorithm = asked.get("algorithm", "ppo")
+    learning, overrides = _split(pairs, algorithm)
+    asked["settings"] = {**asked.get("settings", {}), **learning}
+    asked["overrides"] = {**asked.get("overrides", {}), **overrides}
+    suite = asked.get("suite")
+    named = suite.get("name", "") if isinstance(suite, dict) else suite
+    asked.setdefault("run_dir", f"runs/{algorithm}" + (f"-{named}" if named else ""))
+    return TrainConfig.parse(asked, "train")
 
 
 def _training() -> Any:
@@ -127,12 +210,13 @@ def _training() -> Any:
     return room
 
 
-def _split(pairs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings of PPO, which are plain names, and paths into the scenario."""
-    from helm_gym.agents.hyperparameters import Hyperparameters
+def _split(pairs: dict[str, Any], algorithm: str = "ppo") -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of an algorithm, which are plain names, and paths into the scenario."""
+    from helm_gym.agents.hyperparameters import settings_class
 
-    ppo = {name: value for name, value in pairs.items() if name in Hyperparameters.model_fields}
-    return ppo, {path: value for path, value in pairs.items() if path not in ppo}
+    known = settings_class(algorithm).model_fields
+    learning = {name: value for name, value in pairs.items() if name in known}
+    return learning, {path: value for path, value in pairs.items() if path not in learning}
 
 
 @app.command()
