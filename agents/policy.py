@@ -2,7 +2,8 @@
 
 ``model.zip`` is what SB3 saves (``load`` of its class reads it) with two entries of ours: a card
 that says how the network is connected to an environment, and the actor's weights as plain arrays.
-Only those two are read here, so a file from a stranger can be wrong but cannot run code.
+Only those two are read here, so a file from a stranger can be wrong but cannot run code. Models
+that come with the package are read by :mod:`helm_gym.agents.released`.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from helm_gym.agents import released
 from helm_gym.agents.view import View
+from helm_gym.envs.observation import FEATURES
 from helm_gym.errors import CheckpointError, ConfigError, PolicyError
 from helm_gym.quantity import Frozen
 
+FORMAT = 1
 CARD, ACTOR = "helm_gym/card.json", "helm_gym/actor.npz"
 Array = NDArray[Any]
 
@@ -30,7 +34,7 @@ Array = NDArray[Any]
 class Card(Frozen):
     """What a model file says of itself."""
 
-    format: int = 1
+    format: int = FORMAT
     algorithm: Literal["ppo", "recurrent-ppo", "sac", "dqn"] = "ppo"  # older files are of PPO
     view: View
     label: str  # what it is, in words for a table
@@ -48,10 +52,11 @@ class TrainedPolicy:
     """The deterministic policy of a trained model.
 
     Args:
-        path: a ``model.zip``, or the run folder that holds one.
+        path: a ``model.zip``, the run folder that holds one, or a released ``.safetensors``.
 
     Raises:
-        CheckpointError: the file is missing, truncated, or not a model of helm_gym.
+        CheckpointError: the file is missing, truncated, or not a model of helm_gym, or it was
+            trained on observations that this version does not have.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -207,9 +212,10 @@ def model_entries(card: Card, arrays: Mapping[str, Array]) -> dict[str, bytes]:
 
 
 def _read(path: Path) -> tuple[Card, Actor]:
-    data, arrays = _entries(path)
+    data, arrays = entries(path)
     try:
         card = Card.parse(data, str(path))
+        _check_fits(path, card)
         return card, Actor(card.algorithm, arrays)
     except ConfigError as error:
         raise CheckpointError(f"made by another version of helm_gym? {error}") from None
@@ -219,8 +225,29 @@ def _read(path: Path) -> tuple[Card, Actor]:
         ) from None
 
 
-def _entries(path: Path) -> tuple[Any, dict[str, Array]]:
-    """The card, not yet validated, and the actor's arrays."""
+def _check_fits(path: Path, card: Card) -> None:
+    """Refuse what this version would feed with something else than it learned on."""
+    if card.format != FORMAT:
+        raise CheckpointError(
+            f"{path}: is of format {card.format}, this version of helm_gym reads {FORMAT}"
+        )
+    known = tuple(feature.name for feature in FEATURES.get(card.view.observation, ()))
+    if card.view.features != known:
+        changed = sorted(set(card.view.features) ^ set(known)) or ["their order"]
+        raise CheckpointError(
+            f"{path}: was trained on another {card.view.observation!r} observation than this "
+            f"version of helm_gym has ({', '.join(changed)} differ); train it again"
+        )
+
+
+def entries(path: Path) -> tuple[Any, dict[str, Array]]:
+    """The card, not yet validated, and the actor's arrays, of a model file or a released model.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or neither.
+    """
+    if path.suffix == released.SUFFIX:
+        return released.read(path)
     try:
         with zipfile.ZipFile(path) as archive:
             card, actor = archive.read(CARD), archive.read(ACTOR)

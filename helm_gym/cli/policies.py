@@ -221,6 +221,20 @@ def _split(pairs: dict[str, Any], algorithm: str = "ppo") -> tuple[dict[str, Any
 
 @app.command()
 @reported
+def release(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished training.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to; ends in .safetensors.")],
+) -> None:
+    """Write a run's model as weights and a card, without pickle, to be given away."""
+    from helm_gym.agents import released
+
+    if out.suffix != released.SUFFIX:
+        raise ConfigError(f"{out}: a released model ends in {released.SUFFIX}")
+    typer.echo(f"model: {released.release(run, out)}, card: {out.with_suffix('.json')}")
+
+
+@app.command()
+@reported
 def demo(
     quick: Annotated[bool, typer.Option("--quick", help="A smoke test of under a minute.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for everything that is written.")] = Path(
