@@ -26,7 +26,7 @@ from helm_gym.files import write_text
 HINDSIGHT = ("hindsight", "schedule")
 """Kinds of specs that know the requests to come: bounds, which have no rank."""
 FIGURES = {"tail_ms": "P99 over all arrivals", "p99_ms": "P99 over admitted requests"}
-SHOWN_SPECS = 3  # that a search found; more of them are counted
+SHOWN_SPECS = 3  # that a search found; if there are more, they are only counted
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,9 @@ class Line:
         """What a search found; empty for a policy that is what it is called."""
         if self.specs == (self.policy,):
             return ""
-        more = len(self.specs) - SHOWN_SPECS
-        return ", ".join(self.specs[:SHOWN_SPECS]) + (f" and {more} more" if more > 0 else "")
+        if len(self.specs) > SHOWN_SPECS:
+            return f"{len(self.specs)} settings"
+        return ", ".join(self.specs)
 
 
 def is_bound(policy: str) -> bool:
