@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from helm_gym import cli
 from helm_gym.baselines import leaderboard
-from helm_gym.baselines.benchmark_rows import arrange
+from helm_gym.baselines.benchmark_rows import arrange, load_rows
 from helm_gym.errors import ConfigError
 
 pytest.importorskip("jinja2")
@@ -106,8 +106,16 @@ def test_rows_that_changed_are_found_out(tmp_path: Path) -> None:
         leaderboard.check(rows, page)
 
 
-def test_the_committed_leaderboard_is_what_the_committed_rows_give() -> None:
-    rows = CHECKOUT / "baselines" / "rows"
-    if not list(rows.glob("*.parquet")):
-        pytest.skip("no rows are committed yet: helm-gym bench, then copy them to baselines/rows")
-    leaderboard.check(rows, CHECKOUT / "LEADERBOARD.md")
+@pytest.mark.parametrize(
+    ("rows", "page"),
+    [("rows", "LEADERBOARD.md"), ("rows/heldout", "LEADERBOARD-heldout.md")],
+)
+def test_committed_leaderboards_are_what_the_committed_rows_give(rows: str, page: str) -> None:
+    leaderboard.check(CHECKOUT / "baselines" / rows, CHECKOUT / page)
+
+
+def test_committed_rows_name_no_file_of_the_machine_that_made_them() -> None:
+    for file in sorted((CHECKOUT / "baselines" / "rows").rglob("*.parquet")):
+        rows = load_rows(file)
+        assert {row["status"] for row in rows} == {"ok"}
+        assert not [row["spec"] for row in rows if "/" in f"{row['spec']}{row['scenario'] or ''}"]
