@@ -25,8 +25,23 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def table(comparison: Comparison) -> Table:
-    """The comparison, with intervals over seeds."""
+WIDE = 100  # characters; a narrower window gets one column less
+FIGURES = (  # figure, heading, scale, format, whether a narrow window shows it
+    ("tail_ms", "P99\nms", 1.0, ".1f", True),
+    ("slo_satisfaction", "in SLO\n%", 100.0, ".2f", False),
+    ("regret", "regret", 1.0, ".2f", True),
+    ("distance", "|share -\nschedule's|", 1.0, ".3f", True),
+    ("distance_good", "the same,\nto 1 %", 1.0, ".3f", True),
+)
+
+
+def table(comparison: Comparison, width: int = WIDE) -> Table:
+    """The comparison, with intervals over seeds.
+
+    Args:
+        comparison: what to show.
+        width: of the window.
+    """
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -45,19 +60,14 @@ def table(comparison: Comparison) -> Table:
         box=box.SIMPLE_HEAVY,
         pad_edge=False,
     )
+    figures = [figure for figure in FIGURES if figure[-1] or width >= WIDE]
     shown.add_column("policy", overflow="fold", min_width=14)
-    for heading in ("P99\nms", "in SLO\n%", "regret", "|share -\nschedule's|", "the same,\nto 1 %"):
+    for _, heading, *_ in figures:
         shown.add_column(heading, justify="right", no_wrap=True)
     for name in comparison.names():
         cells = [
             cell(comparison.interval(name, figure), scale, form)
-            for figure, scale, form in (
-                ("tail_ms", 1.0, ".2f"),
-                ("slo_satisfaction", 100.0, ".2f"),
-                ("regret", 1.0, ".3f"),
-                ("distance", 1.0, ".3f"),
-                ("distance_good", 1.0, ".3f"),
-            )
+            for figure, _, scale, form, _ in figures
         ]
         shown.add_row(escape(name), *(escape(text) for text in cells))
     return shown

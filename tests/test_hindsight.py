@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 from small import REGIMES, small_scenario
 from typer.testing import CliRunner
 
@@ -243,6 +245,10 @@ def test_table_and_rows(phases: Scenario, search: Search, tmp_path: Path) -> Non
     assert still.distance == pytest.approx(np.mean(np.abs(np.array(shares) - 0.4)))
     assert still.distance_good <= still.distance
     assert report.table(compared).row_count == len(metrics.POINTS) + 2
+    text = io.StringIO()
+    Console(width=80, file=text).print(report.table(compared, 80))
+    assert "…" not in text.getvalue()  # what a narrow window cannot hold is left out, not cut off
+    assert all(name.split()[0] in text.getvalue() for name in compared.names())
     assert not any(text.startswith("NO OPTIMUM: static") for text in report.findings(compared))
     report.save_rows(compared, tmp_path / "rows.parquet")
     rows = pq.read_table(tmp_path / "rows.parquet").to_pylist()

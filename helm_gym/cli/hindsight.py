@@ -58,7 +58,8 @@ def hindsight(
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped; the same command goes on with {out}") from None
-    Console().print(report.table(found))
+    console = Console()
+    console.print(report.table(found, console.width))
     for sentence in report.findings(found):
         typer.echo(f"* {sentence}")
     rows = out / "rows.parquet"
