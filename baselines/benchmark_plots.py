@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from helm_gym.baselines.plots import BETWEEN, FIRST, LAST, _plain_ticks, as_svg
+from helm_gym.baselines.plots import BETWEEN, FIRST, LAST, as_svg, frame_latencies, plain_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -111,7 +111,7 @@ def over_time(name: str, policies: Sequence[Curve], step_s: float, slo_ms: float
         share.set_ylim(0, 1)
         tail.set_ylabel("P99, ms")
         tail.set_yscale("log")
-        _plain_ticks(tail)
+        plain_ticks(tail)
         tail.set_xlabel("simulated time, s")
         _legend(figure, share)
 
@@ -196,16 +196,7 @@ def latencies(name: str, policies: Sequence[Curve], slo_ms: float) -> str:
             axes.plot(
                 policy["ms"], policy["longer"], label=policy["label"], lw=1.4, **policy["look"]
             )
-        axes.axvline(slo_ms, color="black", ls=":", lw=1)
-        axes.axhline(0.01, color="black", ls=":", lw=1)
-        axes.annotate("P99", (1, 0.01), xycoords=("axes fraction", "data"), fontsize=8)
-        axes.annotate("SLO", (slo_ms, 1), xycoords=("data", "axes fraction"), fontsize=8)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_ylim(1e-4, 1.1)
-        _plain_ticks(axes)
-        axes.set_xlabel("latency, ms")
-        axes.set_ylabel("part of requests that took longer")
+        frame_latencies(axes, slo_ms)
         _legend(figure, axes)
 
     return as_svg(name, (8.6, 3.4), draw)

@@ -90,7 +90,7 @@ def timeline(name: str, policies: Policies, step_s: float, slo_ms: float) -> str
         share.set_ylim(0, 1)
         tail.set_ylabel("P99, ms")
         tail.set_yscale("log")
-        _plain_ticks(tail)
+        plain_ticks(tail)
         tail.set_xlabel("simulated time, s")
         _legend(figure, share, len(policies))
 
@@ -136,19 +136,24 @@ def latency(name: str, policies: Policies, slo_ms: float) -> str:
         for policy, colour in zip(policies, _colours(len(policies)), strict=True):
             ms, longer = policy["latency"]["ms"], policy["latency"]["longer"]
             axes.plot(ms, longer, color=colour, label=policy["label"], lw=1.5)
-        axes.axvline(slo_ms, color="black", ls=":", lw=1)
-        axes.axhline(0.01, color="black", ls=":", lw=1)
-        axes.annotate("P99", (1, 0.01), xycoords=("axes fraction", "data"), fontsize=8)
-        axes.annotate("SLO", (slo_ms, 1), xycoords=("data", "axes fraction"), fontsize=8)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_ylim(1e-4, 1.1)
-        _plain_ticks(axes)
-        axes.set_xlabel("latency, ms")
-        axes.set_ylabel("part of requests that took longer")
+        frame_latencies(axes, slo_ms)
         _legend(figure, axes, len(policies))
 
     return as_svg(name, (8.6, 3.6), draw)
+
+
+def frame_latencies(axes: Axes, slo_ms: float) -> None:
+    """Scales, labels and the lines of P99 and SLO around curves of requests that took longer."""
+    axes.axvline(slo_ms, color="black", ls=":", lw=1)
+    axes.axhline(0.01, color="black", ls=":", lw=1)
+    axes.annotate("P99", (1, 0.01), xycoords=("axes fraction", "data"), fontsize=8)
+    axes.annotate("SLO", (slo_ms, 1), xycoords=("data", "axes fraction"), fontsize=8)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_ylim(1e-4, 1.1)
+    plain_ticks(axes)
+    axes.set_xlabel("latency, ms")
+    axes.set_ylabel("part of requests that took longer")
 
 
 def basin(name: str, curves: Sequence[Mapping[str, Any]], slo_ms: float) -> str:
@@ -161,7 +166,7 @@ def basin(name: str, curves: Sequence[Mapping[str, Any]], slo_ms: float) -> str:
             axes.plot(curve["share"], curve["tail_ms"], "o-", ms=3, label=label, color=colour)
         axes.axhline(slo_ms, color="black", ls=":", lw=1)
         axes.set_yscale("log")
-        _plain_ticks(axes)
+        plain_ticks(axes)
         axes.set_xlabel("static EMB share")
         axes.set_ylabel("P99, ms")
         _legend(figure, axes, len(curves))
@@ -193,7 +198,7 @@ def learning(name: str, curve: Sequence[Mapping[str, float]]) -> str:
     return as_svg(name, (8.6, 2.8), draw)
 
 
-def _plain_ticks(axes: Axes) -> None:
+def plain_ticks(axes: Axes) -> None:
     """Write 20 instead of 2 * 10^1 on logarithmic axes."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
