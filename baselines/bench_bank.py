@@ -19,7 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helm_gym.errors import PolicyError
-from helm_gym.policy import Policy, checked_act, checked_reset, initial_share_of, view_of
+from helm_gym.policy import (
+    Policy,
+    checked_act,
+    checked_reset,
+    initial_share_of,
+    refill_pace_of,
+    view_of,
+)
 from helm_gym.units import MS
 
 Array = NDArray[Any]
@@ -137,6 +144,17 @@ class Bank:
         if len(self.failures) == len(self.policies):
             raise PolicyError(next(iter(self.failures.values())))
         return shares.reshape(len(obs), width)
+
+    @property
+    def refill_pace(self) -> Array | None:
+        """(clusters, M or 1) paces that the policies ask for; None if none of them does."""
+        asked = [refill_pace_of(policy.policy) for policy in self.policies]
+        known = [pace for pace in asked if pace is not None]
+        if not known:
+            return None
+        width = max(pace.size for pace in known)
+        rows = [np.ones(1) if pace is None else pace.reshape(-1) for pace in asked]
+        return np.stack([np.broadcast_to(row, width) for row in rows])
 
     def _guard(self, cluster: int, call: Callable[..., Any]) -> Any:
         """Call with a cluster's policy, unless it failed before; note it if it fails now."""

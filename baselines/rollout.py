@@ -20,7 +20,14 @@ from helm_gym.envs.reward import RewardConfig
 from helm_gym.envs.vector_env import EmbKvVectorEnv
 from helm_gym.errors import ConfigError
 from helm_gym.metrics import EpisodeMetrics, window_metrics
-from helm_gym.policy import Policy, checked_act, checked_reset, initial_share_of, view_of
+from helm_gym.policy import (
+    Policy,
+    checked_act,
+    checked_reset,
+    initial_share_of,
+    refill_pace_of,
+    view_of,
+)
 from helm_gym.sim.layout import N_BINS
 from helm_gym.sim.stages import bin_edge, quantile
 from helm_gym.units import MS
@@ -122,7 +129,11 @@ def _run(
     shares: list[Floats] = []
     over = False
     while not over:
-        obs, rewards, _, truncated, _ = env.step(checked_act(policy, name, obs, shape))
+        shares_asked = checked_act(policy, name, obs, shape)
+        pace = refill_pace_of(policy)
+        if pace is not None:
+            env.set_refill_pace(pace)
+        obs, rewards, _, truncated, _ = env.step(shares_asked)
         assert env.telemetry is not None
         for row, total in enumerate(totals):
             total.add(env.telemetry, env.previous_share, row)

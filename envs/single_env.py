@@ -178,6 +178,14 @@ class EmbKvEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         info = single_info(infos)
         return observations[0], float(rewards[0]), False, bool(truncated[0]), info
 
+    def set_refill_pace(self, pace: NDArray[Any] | float) -> None:
+        """Pause or slow refill until another pace is set or the episode ends.
+
+        Args:
+            pace: from 0 (paused) to 1, for all nodes or (M,).
+        """
+        self.vector_env.set_refill_pace(pace)
+
     def render(self) -> str | None:
         """One line of text about the last window, if ``render_mode`` is ``ansi``."""
         lines = self.vector_env.render()

@@ -222,6 +222,27 @@ class EmbKvVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         """Let clusters draw from generators that somebody else holds too, one per cluster."""
         self._generators, self._seeds = list(generators), list(seeds)
 
+    @property
+    def refill_pace(self) -> Floats:
+        """(B, M) part of the link time open to refill that it may use, a copy."""
+        return np.stack([state.stages.pace for state in self.simulator.states])
+
+    def set_refill_pace(self, pace: NDArray[Any] | float) -> None:
+        """Pause or slow refill until another pace is set or the cluster is reset.
+
+        Args:
+            pace: from 0 (paused) to 1; of any shape that broadcasts to (B, M).
+
+        Raises:
+            ConfigError: it does not, or is not within [0, 1].
+        """
+        wanted = np.asarray(pace, np.float64)
+        try:
+            wanted = np.broadcast_to(wanted, self._shares.shape)
+        except ValueError:
+            pass  # which the simulator explains
+        self.simulator.set_refill_pace(wanted)
+
     def get_state(self) -> dict[str, Any]:
         """Everything that decides what happens next, as NumPy arrays and plain values."""
         return checkpoint.get_state(self)

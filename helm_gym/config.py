@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from helm_gym.config_workload import Count, Workload, assumed, within
 from helm_gym.errors import ConfigError, nearest
 from helm_gym.hardware import extrapolation, presets
-from helm_gym.quantity import Frozen, Number, Positive, Quantity, load_preset, walk
+from helm_gym.quantity import Frozen, Grown, Number, Positive, Quantity, load_preset, walk
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 ROUTERS = (
@@ -97,13 +97,13 @@ class Kv(Frozen):
     ghost_gb: float = Field(default=2.0, gt=0)  # how far behind the LRU end the ghost looks
 
 
-class Refill(Frozen):
+class Refill(Grown):
     """How shards are copied into new EMB pages."""
 
     mode: Literal["naive", "throttled"] = "throttled"
 
 
-class Router(Frozen):
+class Router(Grown):
     """Which node serves a request. Weights of ``helm_score`` are profiled unless given."""
 
     name: str = "predicted_completion"

@@ -36,8 +36,10 @@ class Policy(Protocol):
     Optional attributes: ``initial_share`` (float), the share its clusters are warmed up with; the
     scenario's ``episode.initial_share`` where a policy has none. ``router`` (a name of
     ``config.ROUTERS``), for systems that are a split and a router together; it replaces the
-    scenario's. ``batched = False`` (``helm-gym bench`` only) for a policy that takes one row at a
-    time: (F,) or (M, F), answered by a number or (M,).
+    scenario's. ``refill_pace`` (from 0 to 1, broadcasting to (B, M)), read after every decision:
+    the part of the link time open to refill that it may use. ``batched = False`` (``helm-gym
+    bench`` only) for a policy that takes one row at a time: (F,) or (M, F), answered by a number or
+    (M,).
     """
 
     control: str  # "cluster", "per_node" or "node"
@@ -69,6 +71,12 @@ def initial_share_of(policy: Policy) -> float | None:
     """Share that a policy's clusters are warmed up with; None for the scenario's."""
     share = getattr(policy, "initial_share", None)
     return None if share is None else float(share)
+
+
+def refill_pace_of(policy: Policy) -> Array | None:
+    """Pace that a policy's last decision set for refill; None where it leaves refill alone."""
+    pace = getattr(policy, "refill_pace", None)
+    return None if pace is None else np.asarray(pace, np.float64)
 
 
 def checked_reset(policy: Policy, name: str, seed: int) -> None:

@@ -42,6 +42,7 @@ class Node:
     queue: deque[int] = field(default_factory=deque)  # shards to copy
     ready: deque[float] = field(default_factory=deque)  # naive: when each of them arrives
     copied: float = 0.0  # throttled: bytes of the first one that are there
+    pace: float = 1.0  # part of its link time that refill may use
     outside_rate: float = 0.0  # look-up bytes/s of the hottest shard outside
 
     def __post_init__(self) -> None:
@@ -150,7 +151,7 @@ class Twin:
                 node.ready.popleft()
                 self._finish_copy(node)
             return
-        idle = now - max(node.link_free, node.refilled_to)
+        idle = node.pace * (now - max(node.link_free, node.refilled_to))
         node.refilled_to = max(node.refilled_to, now)
         while node.queue and idle > 0.0:
             shard = node.queue[0]

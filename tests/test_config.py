@@ -18,7 +18,7 @@ from helm_gym.config import ROUTERS, SCENARIOS, Scenario
 from helm_gym.config_workload import PROFILES, Profile
 from helm_gym.errors import ConfigError, HelmGymError
 from helm_gym.hardware import presets
-from helm_gym.quantity import Frozen, Quantity, load_preset, walk
+from helm_gym.quantity import Frozen, Grown, Quantity, load_preset, walk
 from helm_gym.sim.lowering import lower
 
 SHIPPED: dict[str, tuple[type[Frozen], Path]] = {
@@ -433,3 +433,16 @@ def test_shipped_files_use_no_key_twice(kind: str, name: str) -> None:
             pending += [value for _, value in node.value]
         elif isinstance(node, yaml.SequenceNode):
             pending += node.value
+
+
+def test_settings_that_came_later_change_a_digest_only_when_they_are_set() -> None:
+    class Old(Frozen):
+        speed: float = 1.0
+
+    class New(Grown):
+        ADDED = ("late",)
+        speed: float = 1.0
+        late: float = 2.0
+
+    assert New().digest() == Old().digest() != New(late=3.0).digest()
+    assert New().model_dump() == {"speed": 1.0, "late": 2.0}

@@ -12,7 +12,8 @@ import pytest
 from helm_gym.config import Scenario
 from helm_gym.envs.single_env import EmbKvEnv
 from helm_gym.envs.vector_env import EmbKvVectorEnv
-from helm_gym.errors import CheckpointError
+from helm_gym.errors import CheckpointError, ConfigError
+from helm_gym.sim.layout import Node
 
 MODES = ("SameStep", "NextStep")
 
@@ -166,3 +167,28 @@ def test_a_state_with_an_array_cut_short_is_refused_and_changes_nothing(tiny: Sc
     with pytest.raises(CheckpointError, match="snapshot has shape"):
         other.set_state(state)
     same(other.get_state(), before)
+
+
+def test_a_refill_pace_lasts_until_the_reset_and_is_part_of_the_state(tiny: Scenario) -> None:
+    def copied(pace: float) -> float:
+        env = EmbKvVectorEnv(1, scenario=tiny)
+        env.reset(seed=0, options={"share": 0.2})
+        env.set_refill_pace(pace)
+        other = EmbKvVectorEnv(1, scenario=tiny)
+        other.set_state(env.get_state())
+        same(env.step(np.full((1, 1), 0.6)), other.step(np.full((1, 1), 0.6)))
+        assert (env.refill_pace == pace).all()
+        amount = float(env.telemetry.node[0, :, Node.REFILL_BYTES].sum())
+        env.reset(seed=0)
+        assert (env.refill_pace == 1.0).all()
+        return amount
+
+    assert copied(0.0) == 0.0 < copied(1.0)
+
+
+@pytest.mark.parametrize("pace", [np.full(7, 0.5), -0.1, 1.5, float("nan")])
+def test_an_impossible_refill_pace_is_refused(tiny: Scenario, pace: Any) -> None:
+    env = EmbKvVectorEnv(1, scenario=tiny)
+    env.reset(seed=0)
+    with pytest.raises(ConfigError, match="refill pace"):
+        env.set_refill_pace(pace)

@@ -79,6 +79,10 @@ def compare(simulator: Simulator, twin: Twin, seed: int, windows: int = WINDOWS)
     served = 0
     nodes = simulator.scenario.nodes
     for window, shares in enumerate(wandering_shares(seed, windows, nodes)):
+        paces = np.random.default_rng([seed, window]).choice([0.0, 0.3, 1.0], nodes)
+        simulator.set_refill_pace(paces[None])
+        for node, pace in zip(twin.nodes, paces.tolist(), strict=True):
+            node.pace = pace
         rows = simulator.record(shares, 0)
         slow = np.array(twin.window(shares.tolist()), dtype=float).reshape(-1, 6)
         np.testing.assert_allclose(rows, slow, RELATIVE, ROUNDING_S, err_msg=f"window {window}")

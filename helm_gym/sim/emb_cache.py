@@ -155,7 +155,7 @@ def refill(
     if now <= idle_from:
         return 0.0, 0
     emb.refilled_to[node] = now
-    budget = (now - idle_from) * cost.refill_rate
+    budget = (now - idle_from) * stages.pace[node] * cost.refill_rate
     copied = 0.0
     while emb.waiting[node] > 0 and budget > 0.0:
         shard = emb.queue[node, emb.head[node]]

@@ -197,6 +197,7 @@ class Stages(NamedTuple):
     gpu_free: Array  # (M,) f8 instant
     finish: Array  # (M,) f8 scratch of the router
     share: Array  # (M,) f8 EMB share in force
+    pace: Array  # (M,) f8 part, from 0 to 1, of the link time open to refill that it may use
 
 
 class Output(NamedTuple):

@@ -155,6 +155,26 @@ class Simulator:
             raise SimulationError(f"{served} requests do not fit a record of {capacity}")
         return rows[:served]
 
+    def set_refill_pace(self, pace: Floats) -> None:
+        """Slow refill down from now on; a reset sets every node back to 1.
+
+        Args:
+            pace: (B, M) part, from 0 (paused) to 1, of the link time open to refill that it may
+                use. Copies of ``naive`` refill are booked when a page is given, whatever the pace.
+
+        Raises:
+            ConfigError: another shape, or not within [0, 1].
+        """
+        shape = (self.clusters, self.scenario.nodes)
+        pace = np.asarray(pace, np.float64)
+        if pace.shape != shape or not ((pace >= 0.0) & (pace <= 1.0)).all():
+            raise ConfigError(
+                f"a refill pace is a number from 0 to 1 for each of {shape} clusters and nodes; "
+                f"got shape {pace.shape}, values {np.unique(pace)[:4]}; write np.ones({shape})"
+            )
+        for state, own in zip(self._states, pace, strict=True):
+            state.stages.pace[:] = own
+
     def snapshot(self) -> Buffer:
         """Copy of the state of all clusters, (B, bytes)."""
         return self._buffers.copy()
@@ -242,6 +262,7 @@ class Simulator:
         for node in range(self.scenario.nodes):
             kernel.set_share(state, self.lowered.params, node, share, begin)
             emb_cache.fill_pages(state.emb, self.lowered.params.cache, node)
+        state.stages.pace[:] = 1.0
         state.stages.link_free[:] = begin  # whatever naive refill has just booked
         state.stages.gpu_free[:] = begin
 
