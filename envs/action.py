@@ -69,6 +69,8 @@ class Layout:
 
     def rows_of(self, values: Mapping[str, Floats]) -> dict[str, Floats]:
         """:meth:`per_row` of many (B,) arrays at once."""
+        if self.rows_per_cluster == 1:
+            return {name: value.copy() for name, value in values.items()}
         table = np.repeat(np.array(list(values.values())), self.rows_per_cluster, axis=1)
         return dict(zip(values, table, strict=True))
 

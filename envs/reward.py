@@ -144,16 +144,20 @@ class Reward:
         """
         node, weights = telemetry.node, self.config
         satisfied = metrics["slo_satisfaction"]
-        # Subtracted from 0, so that a term without weight reads 0.0 rather than -0.0.
-        terms = {
-            "slo_satisfaction": weights.slo_satisfaction * satisfied,
-            "latency": 0.0 - weights.latency * self._latency(metrics),
-            "slo_violation": 0.0 - weights.slo_violation * (1.0 - satisfied),
-            "refill": 0.0 - weights.refill * (metrics["refill_gb"] / self._pools_gb),
-            "shed": 0.0 - weights.shed * metrics["shed_rate"],
-            "movement": 0.0 - weights.movement * metrics["share_moved"],
-            "work": np.zeros(len(node)),
-        }
+        terms = {name: np.zeros(len(node)) for name in TERMS}
+        # Subtracted from 0, so that a term that is 0 reads 0.0 rather than -0.0.
+        if weights.slo_satisfaction:
+            terms["slo_satisfaction"] = weights.slo_satisfaction * satisfied
+        if weights.latency:
+            terms["latency"] = 0.0 - weights.latency * self._latency(metrics)
+        if weights.slo_violation:
+            terms["slo_violation"] = 0.0 - weights.slo_violation * (1.0 - satisfied)
+        if weights.refill:
+            terms["refill"] = 0.0 - weights.refill * (metrics["refill_gb"] / self._pools_gb)
+        if weights.shed:
+            terms["shed"] = 0.0 - weights.shed * metrics["shed_rate"]
+        if weights.movement:
+            terms["movement"] = 0.0 - weights.movement * metrics["share_moved"]
         own = np.zeros(0)
         if weights.work or weights.node_work:
             per_request, own = self._work(node)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from helm_gym.config import Scenario
 from helm_gym.errors import ConfigError
+from helm_gym.sim.compiled import inlined, kernel
 from helm_gym.sim.layout import N_BINS, N_CLUSTER, N_NODE, Cluster, Node
 from helm_gym.sim.simulator import Telemetry
 from helm_gym.sim.stages import quantile
@@ -80,9 +81,8 @@ _FORMULAS: Mapping[str, tuple[int, int, float]] = {  # (what, divided by, in uni
     "in_flight": (_CLUSTER + Cluster.IN_FLIGHT, _ONE, 1.0),
 }
 assert tuple(_FORMULAS) == tuple(METRICS)
-_WHAT = np.array([what for what, _, _ in _FORMULAS.values()])
-_BY = np.array([by for _, by, _ in _FORMULAS.values()])
-_UNIT = np.array([unit for _, _, unit in _FORMULAS.values()])[:, None]
+_PLAN = np.array(list(_FORMULAS.values()), np.float64).T.copy()  # (3, figures)
+_MEAN, _SATISFACTION = (list(METRICS).index(name) for name in ("mean_ms", "slo_satisfaction"))
 
 
 def window_metrics(
@@ -98,38 +98,81 @@ def window_metrics(
     Returns:
         A (B,) array for every name in :data:`METRICS`.
     """
-    moved = np.abs(telemetry.node[:, :, Node.SHARE] - previous_share).sum(axis=1)
-    seconds = scenario.episode.step_s
-    return _figures(telemetry.total, telemetry.cluster, moved, scenario.nodes, seconds)
+    shares, seconds = telemetry.node[:, :, Node.SHARE], scenario.episode.step_s
+    sums, nodes = telemetry.total, scenario.nodes
+    return _figures(sums, telemetry.cluster, shares, previous_share, nodes, seconds)
 
 
 def _figures(
-    sums: Floats, cluster: Floats, moved: Floats, nodes: int, seconds: float
+    sums: Floats, cluster: Floats, shares: Floats, before: Floats, nodes: int, seconds: float
 ) -> dict[str, Floats]:
     """Every name of :data:`METRICS` from sums over nodes.
 
     Args:
         sums: (B, N_NODE) over nodes and time.
         cluster: (B, N_CLUSTER) quantiles, completions and requests in flight.
-        moved: (B,) |change of the EMB share|, summed over nodes.
+        shares: (B, K) EMB shares of which |shares - before| adds up to the amount moved.
+        before: (B, K) what they were.
         nodes: M.
         seconds: of time.
     """
-    known = np.empty((_ONE + 1, len(sums)))
-    known[:N_NODE], known[_CLUSTER:_ADMITTED] = sums.T, cluster.T
-    arrived = known[Node.ARRIVED]
-    admitted = np.subtract(arrived, known[Node.SHED], out=known[_ADMITTED])
-    np.subtract(known[Node.LOOKUP_BYTES], known[Node.MISS_BYTES], out=known[_HIT_BYTES])
-    known[_MOVED], known[_NODES], known[_SECONDS] = moved, nodes, seconds
-    known[_NODE_SECONDS], known[_ONE] = nodes * seconds, 1.0
-    by = known[_BY]
-    by[by == 0.0] = 1.0  # counts and bytes: what they divide is 0 as well
-    table = known[_WHAT] / (by * _UNIT)
-    own = dict(zip(METRICS, table, strict=True))
-    if not admitted.all():
-        own["mean_ms"] = np.where(admitted > 0.0, own["mean_ms"], np.nan)
-        own["slo_satisfaction"] = np.where(arrived > 0.0, own["slo_satisfaction"], 1.0)
-    return own
+    table = np.empty((len(_FORMULAS), len(sums)))
+    for row in range(len(sums)):
+        moved = _distance(shares[row], before[row])
+        _tabulate(sums[row], cluster[row], moved, nodes, seconds, _PLAN, table[:, row])
+    return dict(zip(METRICS, table, strict=True))
+
+
+@kernel
+def _distance(shares: Floats, before: Floats) -> float:
+    total = 0.0
+    for k in range(shares.size):
+        total += abs(shares[k] - before[k])
+    return total
+
+
+@kernel
+def _tabulate(
+    sums: Floats,
+    cluster: Floats,
+    moved: float,
+    nodes: float,
+    seconds: float,
+    plan: Floats,
+    table: Floats,
+) -> None:
+    """The formulas of one row; one call where NumPy would need a dozen."""
+    admitted = sums[Node.ARRIVED] - sums[Node.SHED]
+    for k in range(plan.shape[1]):
+        what = _known(sums, cluster, moved, nodes, seconds, int(plan[0, k]))
+        by = _known(sums, cluster, moved, nodes, seconds, int(plan[1, k]))
+        # Counts and bytes may be 0, and then so is what they divide.
+        table[k] = what / ((1.0 if by == 0.0 else by) * plan[2, k])
+    if admitted == 0.0:
+        table[_MEAN] = np.nan
+    if sums[Node.ARRIVED] == 0.0:
+        table[_SATISFACTION] = 1.0
+
+
+@inlined
+def _known(
+    sums: Floats, cluster: Floats, moved: float, nodes: float, seconds: float, column: int
+) -> float:
+    if column < _CLUSTER:
+        return sums[column]
+    if column < _ADMITTED:
+        return cluster[column - _CLUSTER]
+    if column == _ADMITTED:
+        return sums[Node.ARRIVED] - sums[Node.SHED]
+    if column == _HIT_BYTES:
+        return sums[Node.LOOKUP_BYTES] - sums[Node.MISS_BYTES]
+    if column == _MOVED:
+        return moved
+    if column == _NODES:
+        return nodes
+    if column == _SECONDS:
+        return seconds
+    return nodes * seconds if column == _NODE_SECONDS else 1.0
 
 
 class EpisodeMetrics:
@@ -193,8 +236,9 @@ class EpisodeMetrics:
         sums = self._sums.copy()
         sums[Node.SHARE] /= self.windows  # a level, of which the mean over windows is wanted
         seconds = self.windows * self.scenario.episode.step_s
-        moved = np.array([self._moved])
-        own = _figures(sums[None], cluster[None], moved, self.scenario.nodes, seconds)
+        moved, nowhere = np.array([[self._moved]]), np.zeros((1, 1))
+        nodes = self.scenario.nodes
+        own = _figures(sums[None], cluster[None], moved, nowhere, nodes, seconds)
         return {name: float(value[0]) for name, value in own.items()}
 
 

@@ -305,6 +305,21 @@ def buffer_bytes(sizes: Sizes) -> int:
     return sum(_aligned(_bytes(field)) for room in rooms for field in room.values())
 
 
+def report_bytes(sizes: Sizes) -> int:
+    """Bytes of ``State.out``, the last room of the buffer."""
+    return sum(_aligned(_bytes(field)) for field in _fields(sizes)["out"].values())
+
+
+def report_fields(sizes: Sizes) -> dict[str, tuple[slice, Any, tuple[int, ...]]]:
+    """Bytes, dtype and shape of every array of ``State.out``, counted from where it begins."""
+    places: dict[str, tuple[slice, Any, tuple[int, ...]]] = {}
+    offset = 0
+    for name, field in _fields(sizes)["out"].items():
+        places[name] = slice(offset, offset + _bytes(field)), *field
+        offset += _aligned(_bytes(field))
+    return places
+
+
 def view(buffer: NDArray[np.uint8], sizes: Sizes) -> State:
     """Lay the arrays of one cluster over ``buffer`` (``buffer_bytes`` long) without copying."""
     rooms: dict[str, dict[str, Array]] = {}

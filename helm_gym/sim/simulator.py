@@ -17,14 +17,13 @@ from helm_gym.errors import CalibrationWarning, ConfigError, SimulationError
 from helm_gym.seeding import streams_from_seed
 from helm_gym.sim import arrivals, emb_cache, kernel, kv_cache
 from helm_gym.sim.layout import (
-    N_BINS,
-    N_CLUSTER,
-    N_NODE,
     Clock,
     Count,
     State,
     Status,
     buffer_bytes,
+    report_bytes,
+    report_fields,
     view,
 )
 from helm_gym.sim.lowering import lower
@@ -75,6 +74,9 @@ class Simulator:
         self.threads = min(threads, clusters)
         self._buffers = np.zeros((clusters, buffer_bytes(self.lowered.sizes)), np.uint8)
         self._states = [view(row, self.lowered.sizes) for row in self._buffers]
+        fields = report_fields(self.lowered.sizes)
+        self._report_fields = [fields[name] for name in ("node", "cluster", "latency", "warm")]
+        self._reports = self._buffers[:, -report_bytes(self.lowered.sizes) :]
         self._ready = np.zeros(clusters, np.bool_)  # clusters that have been put on a warm start
         self._warm: OrderedDict[float, list[Buffer]] = OrderedDict()
         self._cold: Buffer | None = None  # settled source and empty caches, whatever the share
@@ -220,14 +222,14 @@ class Simulator:
         return served
 
     def _report(self, chosen: list[int]) -> Telemetry:
-        node = np.zeros((self.clusters, self.scenario.nodes, N_NODE))
-        cluster = np.full((self.clusters, N_CLUSTER), np.nan)
-        latency = np.zeros((self.clusters, N_BINS), np.uint32)
-        warm = np.zeros((self.clusters, N_BINS), np.uint32)
-        for c in chosen:
-            out = self._states[c].out
-            node[c], cluster[c] = out.node, out.cluster
-            latency[c], warm[c] = out.latency, out.warm
+        copies = self._reports.copy()  # one copy, of which the arrays are views
+        node, cluster, latency, warm = (
+            copies[:, where].view(dtype).reshape(self.clusters, *shape)
+            for where, dtype, shape in self._report_fields
+        )
+        if len(chosen) < self.clusters:
+            others = np.setdiff1d(np.arange(self.clusters), chosen)
+            node[others], cluster[others], latency[others], warm[others] = 0.0, np.nan, 0, 0
         return Telemetry(node, cluster, latency, warm)
 
     def _warm_up(self, share: float) -> list[Buffer]:
