@@ -14,6 +14,7 @@ the SLO counts as met.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,7 +158,7 @@ def _tabulate(
 @inlined
 def _known(
     sums: Floats, cluster: Floats, moved: float, nodes: float, seconds: float, column: int
-) -> float:
+) -> Any:
     if column < _CLUSTER:
         return sums[column]
     if column < _ADMITTED:
