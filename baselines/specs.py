@@ -61,6 +61,8 @@ FORMS: Mapping[str, str] = {
     "recurrent-ppo": "recurrent-ppo:PATH",
     "sac": "sac:PATH",
     "dqn": "dqn:PATH (as ppo:PATH, of these algorithms)",
+    "adapted": "adapted:BASE or adapted(method=ppo,bound=0.1):BASE (BASE is any other spec)",
+    "recovery": "recovery:BASE, recovery(strict):BASE or recovery(burst_pace=0.5,...):BASE",
     "module": "package.module:Class (anything that meets helm_gym.policy.Policy)",
 }
 """How each kind of spec is written."""
@@ -92,6 +94,10 @@ def make_policy(spec: str) -> Policy:
         return makers[kind](spec, rest)
     if kind in SETTINGS:
         return _with_settings(spec, kind, rest)
+    if kind == "adapted" or kind.startswith("adapted("):
+        return _adapted(spec, kind, rest)
+    if kind == "recovery" or kind.startswith("recovery("):
+        return _recovered(spec, kind, rest)
     if rest:
         return _from_module(spec, kind, rest)
     known = (*makers, *SETTINGS)
@@ -100,7 +106,9 @@ def make_policy(spec: str) -> Policy:
 
 def _forms() -> str:
     own = ", ".join(RULES)
-    general = [FORMS[kind] for kind in ("static", "balance", "schedule", *TRAINED, "module")]
+    general = [
+        FORMS[kind] for kind in ("static", "balance", "schedule", *TRAINED, "recovery", "module")
+    ]
     return f"Policies are written as: {'; '.join(general)}; and like balance: {own}"
 
 
@@ -166,6 +174,25 @@ def _trained(spec: str, rest: str) -> Policy:
         raise ConfigError(f"policy {spec!r}: {policy.path} is of {made_by}; write {made_by}:{rest}")
     trained: Policy = policy
     return trained
+
+
+def _adapted(spec: str, kind: str, rest: str) -> Policy:
+    head, opened, settings = kind.partition("(")
+    if not rest or head != "adapted" or (opened and not settings.endswith(")")):
+        raise ConfigError(f"policy {spec!r} cannot be read; write {FORMS['adapted']}")
+    from helm_gym.agents.adapted_policy import AdaptedPolicy, settings_of_spec
+
+    adapted: Policy = AdaptedPolicy(make_policy(rest), settings_of_spec(spec, settings[:-1]))
+    return adapted
+
+
+def _recovered(spec: str, kind: str, rest: str) -> Policy:
+    head, opened, settings = kind.partition("(")
+    if not rest or head != "recovery" or (opened and not settings.endswith(")")):
+        raise ConfigError(f"policy {spec!r} cannot be read; write {FORMS['recovery']}")
+    from helm_gym.baselines.recovered import RecoveredPolicy, read_settings
+
+    return RecoveredPolicy(make_policy(rest), read_settings(settings[:-1]))
 
 
 def _from_module(spec: str, module: str, name: str) -> Policy:

@@ -7,20 +7,23 @@ here holds the commands of one kind; importing it adds them to the app.
 from __future__ import annotations
 
 from helm_gym.cli import (
+    adapt,
     bench,
+    bursts,
     calibration,
     hindsight,
     leaderboard,
     machine,
     policies,
+    results,
     scenarios,
     studies,
 )
 from helm_gym.cli.shared import app
 
 __all__ = [
-    "app", "bench", "calibration", "hindsight", "leaderboard", "machine", "main", "policies",
-    "scenarios", "studies",
+    "adapt", "app", "bench", "bursts", "calibration", "hindsight", "leaderboard",
+    "machine", "main", "policies", "results", "scenarios", "studies",
 ]  # fmt: skip
 
 

@@ -1,0 +1,47 @@
+"""``bursts``: how soon burst detectors speak, how often falsely, and what recovery does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from helm_gym.cli.shared import QuietOption, app, reported
+
+
+@app.command()
+@reported
+def bursts(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A smoke test, in under 2 minutes.")
+    ] = False,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(help="An arrival trace, NAME=PATH[,time_column=t]; repeat for more."),
+    ] = None,
+    effect: Annotated[
+        bool, typer.Option("--effect/--no-effect", help="Policies with and without recovery too.")
+    ] = True,
+    out: Annotated[Path, typer.Option(help="Folder for rows and page.")] = Path("runs/bursts"),
+    page: Annotated[Path | None, typer.Option(help="The page; OUT/recovery.md by default.")] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure false alarms, detection delays, and what burst recovery does to policies."""
+    from rich.console import Console
+
+    from helm_gym.baselines import burst_report as report
+    from helm_gym.baselines.burst_detection import run_study
+    from helm_gym.baselines.burst_effect import findings, run_effects
+    from helm_gym.baselines.report import check_installed
+
+    check_installed()
+    study = run_study(quick=quick, logs=log or (), progress=not quiet)
+    effects = run_effects(quick=quick, progress=not quiet) if effect else []
+    written = report.save(study, effects, out, page)
+    Console().print(report.table(study))
+    for sentence in findings(effects):
+        typer.echo(f"* {sentence}")
+    if quick:
+        typer.echo(report.QUICK_WARNING)
+    typer.echo(f"page: {written}\nrows: {out / 'detection.parquet'}")
