@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -98,9 +98,29 @@ class Kv(Frozen):
 
 
 class Refill(Grown):
-    """How shards are copied into new EMB pages."""
+    """How shards are copied into new EMB pages. Settings of a mode have no value in the others."""
 
-    mode: Literal["naive", "throttled"] = "throttled"
+    ADDED = ("floor", "patience_s", "chunk_mb")
+    PACED: ClassVar[Mapping[str, Quantity]] = {
+        "floor": assumed(0.2, 0.05, 0.5, why="chosen on tuning seeds, docs/refill.md"),
+        "patience_s": assumed(1.0, 0.25, 4.0, "s", "chosen on tuning seeds, docs/refill.md"),
+        "chunk_mb": assumed(2.0, 0.5, 8.0, "MB", "a stall of 0.2 ms at 12 GB/s"),
+    }
+
+    mode: Literal["naive", "throttled", "paced"] = "throttled"
+    # Of paced: the part of the link time that refill is owed, how long misses may keep it below
+    # that before it is paid in chunks ahead of later requests, and the size of a chunk.
+    floor: Annotated[Number, within(0, 1)] | None = None
+    patience_s: Annotated[Number, within(0)] | None = None
+    chunk_mb: Positive | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or data.get("mode") != "paced":
+            return data
+        given = {name: value for name, value in data.items() if value is not None}
+        return {**cls.PACED, **given}
 
 
 class Router(Grown):

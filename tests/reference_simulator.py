@@ -22,7 +22,7 @@ from helm_gym.seeding import Stream
 from helm_gym.sim.layout import Node as Column
 from helm_gym.sim.lowering import Lowered
 
-GB, MS, US = 1e9, 1e-3, 1e-6
+GB, MB, MS, US = 1e9, 1e6, 1e-3, 1e-6
 SKIP_FULL = 0.99  # section 6: a page that misses filled this far is not copied
 
 
@@ -41,7 +41,8 @@ class Node:
     fill: dict[int, float] = field(default_factory=dict)  # shard with a page -> resident part
     queue: deque[int] = field(default_factory=deque)  # shards to copy
     ready: deque[float] = field(default_factory=deque)  # naive: when each of them arrives
-    copied: float = 0.0  # throttled: bytes of the first one that are there
+    copied: float = 0.0  # not naive: bytes of the first one that are there
+    owed: float = 0.0  # paced: seconds of the link that refill may take from requests
     pace: float = 1.0  # part of its link time that refill may use
     outside_rate: float = 0.0  # look-up bytes/s of the hottest shard outside
 
@@ -78,7 +79,8 @@ class Twin:
         self.pool = scenario.memory.pool_gb.value * GB
         self.shard_bytes = emb.table_gb.value * GB / emb.shards
         self.block_bytes = kv.block_tokens.value * 2 * model.layers.value * model.width.value * 2
-        self.lru, self.naive = emb.policy == "lru", scenario.refill.mode == "naive"
+        self.lru, mode = emb.policy == "lru", scenario.refill.mode
+        self.naive, self.paced = mode == "naive", mode == "paced"
         host = scenario.hardware.host
         keys = host.keys_per_s.value * emb.bytes_per_key.value
         self.miss_rate = min(host.miss_gbps.value * GB, keys)
@@ -151,6 +153,9 @@ class Twin:
                 node.ready.popleft()
                 self._finish_copy(node)
             return
+        if self.paced:
+            self._install_paced(node, now)
+            return
         idle = node.pace * (now - max(node.link_free, node.refilled_to))
         node.refilled_to = max(node.refilled_to, now)
         while node.queue and idle > 0.0:
@@ -165,6 +170,48 @@ class Twin:
             node.copied += spent * self.refill_rate
             if spent == rest:
                 self._finish_copy(node)
+
+    def _install_paced(self, node: Node, now: float) -> None:
+        """All idle time; and chunks in front of later requests where that was below the floor."""
+        paid, before = self.scenario.refill, node.refilled_to
+        node.refilled_to = max(before, now)
+        most_saved = -paid.floor.value * paid.patience_s.value
+        if not node.queue:
+            node.owed = most_saved
+            return
+        idle = node.pace * max(0.0, now - max(node.link_free, before))
+        used = self._copy_bytes(node, idle * self.refill_rate) / self.refill_rate
+        self._book_copying(node, used)
+        node.owed += node.pace * paid.floor.value * max(0.0, now - before) - used
+        node.owed = max(node.owed, most_saved)
+        latency = self.scenario.hardware.host.latency_us.value * US
+        chunk = paid.chunk_mb.value * MB
+        while node.owed >= latency + chunk / self.refill_rate:
+            copied = self._copy_bytes(node, min(chunk, self.shard_bytes - node.copied))
+            if not copied:
+                return
+            seconds = copied / self.refill_rate
+            self._book_copying(node, seconds)
+            node.sums[Column.LINK_S] += latency
+            node.owed -= latency + seconds
+            node.link_free = max(node.link_free, now) + latency + seconds
+
+    def _copy_bytes(self, node: Node, most: float) -> float:
+        """Paced: copy up to so many bytes, the most wanted shard first; return how many."""
+        left = most
+        while node.queue and left > 0.0:
+            if node.copied == 0.0:
+                waiting = [s for s in node.queue if node.fill.get(s, 1.0) < SKIP_FULL]
+                waiting.sort(key=lambda s: (-node.heat[s] * (1 - node.fill[s]), s))
+                node.queue = deque(waiting)
+                if not waiting:
+                    break
+            part = min(left, self.shard_bytes - node.copied)
+            node.copied += part
+            left -= part
+            if node.copied >= self.shard_bytes:
+                self._finish_copy(node)
+        return most - left
 
     def _book_copying(self, node: Node, seconds: float) -> None:
         node.sums[Column.LINK_S] += seconds

@@ -19,10 +19,11 @@ from helm_gym.sim.simulator import Simulator
 
 WINDOWS = 5
 RELATIVE = 1e-9
-ROUNDING_S = 1e-13  # an arrival just after 0 is a sum of gaps that began seconds before
+ROUNDING_S = 1e-12  # an arrival just after 0 is a sum of gaps that began minutes before
 CACHES = {
     "heat-naive": {"emb.policy": "heat", "refill.mode": "naive"},
     "heat-throttled": {"emb.policy": "heat", "refill.mode": "throttled"},
+    "heat-paced": {"emb.policy": "heat", "refill.mode": "paced"},
     "lru": {"emb.policy": "lru"},
 }
 CASES = list(itertools.product(REGIMES, CACHES, ROUTERS))
@@ -60,6 +61,12 @@ def random_scenario(regime: str, caches: str, router: str, seed: int) -> Scenari
         "workload.regime": REGIMES[regime],
         "router.name": router,
     }
+    if CACHES[caches].get("refill.mode") == "paced":
+        changes |= {
+            "refill.floor": float(pick([0.1, 0.5, 1.0])),
+            "refill.patience_s": float(pick([0.0, 0.02, 0.2])),
+            "refill.chunk_mb": float(pick([1, 10, 1000])),
+        }
     return small_scenario(**changes, **CACHES[caches])
 
 
@@ -143,6 +150,11 @@ class CountingTwin(Twin):
         self.seen["burst group"] += asked.group == self.groups - 1
         self.seen["newcomer"] += asked.user >= self.scenario.workload.users.value
         return row
+
+    def _install_paced(self, node, now: float) -> None:
+        free = node.link_free
+        super()._install_paced(node, now)
+        self.seen["chunk ahead of requests"] += node.link_free > free
 
     def window(self, shares) -> list[tuple[float, ...]]:
         rows = super().window(shares)

@@ -24,14 +24,14 @@ from helm_gym.sim.layout import (
     State,
 )
 from helm_gym.sim.params import Cache, Cost, Params
+from helm_gym.sim.refill import paced, refill
 from helm_gym.sim.rng import uniform
 from helm_gym.sim.router import Request, choose
 from helm_gym.sim.stages import gpu_seconds, latency_bin, link_seconds, quantile
 
 peek, take = source_room.peek, source_room.take
-hit_rate, refill, tick_emb, resize_emb = (
+hit_rate, tick_emb, resize_emb = (
     emb_cache.hit_rate,
-    emb_cache.refill,
     emb_cache.tick,
     emb_cache.resize,
 )
@@ -67,11 +67,16 @@ def book_refill(sums: Array, link_s: float, cost: Cost) -> None:
 
 @kernel
 def advance_refill(state: State, params: Params, node: int, now: float) -> None:
-    """Let refill use the link time that misses left before ``now``."""
-    copied, loads = refill(state.emb, state.stages, params.cache, params.cost, node, now)
+    """Let refill come as far as its mode allows before ``now``."""
+    emb, stages, cache, cost = state.emb, state.stages, params.cache, params.cost
+    if cache.paced_refill:
+        copied, loads, seconds = paced(emb, stages, cache, cost, node, now)
+    else:
+        copied, loads = refill(emb, stages, cache, cost, node, now)
+        seconds = copied / cost.refill_rate
     sums = state.out.node[node]
     sums[Node.REFILL_BYTES] += copied
-    sums[Node.LINK_S] += copied / params.cost.refill_rate
+    sums[Node.LINK_S] += seconds
     sums[Node.SHARD_LOADS] += loads
 
 

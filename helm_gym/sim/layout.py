@@ -186,8 +186,9 @@ class Emb(NamedTuple):
     ready: Array  # (M, S) f8 instant a queued copy completes (naive), beside `queue`
     head: Array  # (M,) i8 position of the first queued shard
     waiting: Array  # (M,) i8 shards in the queue
-    copied: Array  # (M,) f8 bytes of the first queued shard already copied (throttled)
+    copied: Array  # (M,) f8 bytes of the first queued shard already copied (not naive)
     refilled_to: Array  # (M,) f8 instant up to which idle link time was given to refill
+    credit: Array  # (M,) f8 s of busy link time that refill may still take (paced)
 
 
 class Stages(NamedTuple):
@@ -277,7 +278,7 @@ def _fields(z: Sizes) -> dict[str, dict[str, Field]]:
             "seen": (f8, (s,)),
             "readout": (f8, (3, g, m)),
             **dict.fromkeys(("pages", "full", "capacity", "head", "waiting"), (i8, (m,))),
-            **dict.fromkeys(("coldest", "copied", "refilled_to"), (f8, (m,))),
+            **dict.fromkeys(("coldest", "copied", "refilled_to", "credit"), (f8, (m,))),
         },
         "stages": dict.fromkeys(Stages._fields, (f8, (m,))),
         "out": {

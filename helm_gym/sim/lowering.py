@@ -17,7 +17,7 @@ from helm_gym.sim.layout import USER, Array, Sizes
 from helm_gym.sim.params import Cache, Cost, Params, Routing, Source
 from helm_gym.sim.stages import gpu_seconds
 from helm_gym.sim.token_times import token_times
-from helm_gym.units import GB, GBPS, MS, US
+from helm_gym.units import GB, GBPS, MB, MS, US
 from helm_gym.workload.popularity import group_weights, readout_weights
 from helm_gym.workload.regimes import Schedule, build_schedule
 from helm_gym.workload.replay import ReplayLog, load_replay
@@ -84,6 +84,11 @@ def _cache(scenario: Scenario, log: ReplayLog | None, rng: np.random.Generator) 
     block_bytes = block_tokens * model.kv_bytes_per_token
     largest = (1.0 - scenario.episode.share_min) * scenario.memory.pool_gb.value * GB
     heat_rate = math.log(2.0) / emb.heat_half_life_s.value
+    refill = scenario.refill
+    floor, patience_s, chunk_mb = (
+        0.0 if setting is None else setting.value
+        for setting in (refill.floor, refill.patience_s, refill.chunk_mb)
+    )
     return Cache(
         pool_bytes=scenario.memory.pool_gb.value * GB,
         shard_bytes=emb.shard_bytes,
@@ -98,6 +103,10 @@ def _cache(scenario: Scenario, log: ReplayLog | None, rng: np.random.Generator) 
         swaps_per_tick=int(emb.swaps_per_tick.value),
         row_lru=emb.policy == "lru",
         naive_refill=scenario.refill.mode == "naive",
+        paced_refill=scenario.refill.mode == "paced",
+        refill_floor=floor,
+        refill_debt=floor * patience_s,
+        chunk_bytes=chunk_mb * MB,
         ghost_bytes=kv.ghost_gb * GB,
         entries=_entries(scenario, log, largest / block_bytes),
         max_history=int(model.max_history.value),
