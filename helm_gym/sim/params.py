@@ -57,6 +57,18 @@ class Routing(NamedTuple):
     deadline_s: float
     window_s: float
     hot_user_s: float
+    staleness_s: float  # between two reports of the nodes; 0 lets the router see live signals
+    books: bool  # whether it enters what it sends into the last report
+    balance_s: float  # s of queueing delay, sglang_like
+    balance_ratio: float
+    match_threshold: float
+    overlap_weight: float  # dynamo_like
+    queued_tokens: float  # weighted tokens/s of queueing delay, dynamo_like
+    prices: bool  # whether it needs layout.Prices
+    price_step: float  # part of a window's figures that enters the prices
+    busiest: float  # utilisation beyond which prices rise no further
+    block_tokens: int
+    variant: int
 
 
 class Source(NamedTuple):
