@@ -43,6 +43,7 @@ class Node:
     ready: deque[float] = field(default_factory=deque)  # naive: when each of them arrives
     copied: float = 0.0  # throttled: bytes of the first one that are there
     pace: float = 1.0  # part of its link time that refill may use
+    prices: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # of link, GPU, a block
     outside_rate: float = 0.0  # look-up bytes/s of the hottest shard outside
 
     def __post_init__(self) -> None:
@@ -329,44 +330,44 @@ class Twin:
     # -- routers, section 7 ----------------------------------------------------------------------
 
     def _round_robin(self, asked: Asked, fresh: int, candidates: int) -> int:
-        return self.turn % len(self.seen)
+        return self.turn % len(self.known)
 
     def _all(self) -> range:
-        return range(len(self.seen))
+        return range(len(self.known))
 
     def _first_free(self, among: Iterable[int]) -> int:
-        return min(among, key=lambda n: (self.seen[n].free, n))
+        return min(among, key=lambda n: (self.known[n].free, n))
 
     def _delay(self, n: int, time: float) -> float:
-        return max(0.0, self.seen[n].free - time)
+        return max(0.0, self.known[n].free - time)
 
     def _least_loaded(self, asked: Asked, fresh: int, candidates: int) -> int:
         return self._first_free(self._all())
 
     def _power_of_two(self, asked: Asked, fresh: int, candidates: int) -> int:
-        nodes = len(self.seen)
+        nodes = len(self.known)
         if nodes == 1:
             return 0
         drawn = scramble((self.turn + 1) * 0x9E3779B97F4A7C15 & MASK)
         one = drawn % nodes
         other = (one + 1 + (drawn >> 32) % (nodes - 1)) % nodes
-        return other if self.seen[other].free < self.seen[one].free else one
+        return other if self.known[other].free < self.known[one].free else one
 
     def _consistent_hash(self, asked: Asked, fresh: int, candidates: int) -> int:
         key, bucket, jump = scramble(asked.user), -1, 0
-        while jump < len(self.seen):
+        while jump < len(self.known):
             bucket = jump
             key = (key * 2862933555777941757 + 1) & MASK
             jump = int((bucket + 1) * (2.0**31 / ((key >> 33) + 1)))
         return bucket
 
     def _kv_affinity(self, asked: Asked, fresh: int, candidates: int) -> int:
-        holders = [n for n, node in enumerate(self.seen) if asked.user in node.kv]
+        holders = [n for n, node in enumerate(self.known) if asked.user in node.kv]
         return self._first_free(holders or self._all())
 
     def _work(self, n: int, asked: Asked, fresh: int, candidates: int) -> tuple[float, float]:
         """Link and GPU seconds of the request on node n, as far as the router can tell."""
-        node, history = self.seen[n], self.history[asked.user]
+        node, history = self.known[n], self.history[asked.user]
         new, cached = (fresh, history - fresh) if asked.user in node.kv else (history, 0)
         missing = 1 - self.hit_rate(node, asked.group, asked.time)
         link = self.link_seconds(missing * self.look_ups(new, candidates))
@@ -374,7 +375,7 @@ class Twin:
 
     def _predicted_completion(self, asked: Asked, fresh: int, candidates: int) -> int:
         ends = []
-        for n, node in enumerate(self.seen):
+        for n, node in enumerate(self.known):
             link, gpu = self._work(n, asked, fresh, candidates)
             fetched = max(asked.time, node.link_free) + link
             ends.append((max(fetched, node.gpu_free) + gpu, n))
@@ -385,7 +386,7 @@ class Twin:
         w_kv, w_emb, w_load = self._weights()
         favourite = self._consistent_hash(asked, fresh, candidates)
         scores = []
-        for n, node in enumerate(self.seen):
+        for n, node in enumerate(self.known):
             score = w_emb * self._hot_part(n, asked.group) + w_load * (1 - self._load(n, asked))
             score += w_kv if asked.user in node.kv else 0.0
             scores.append(score + (router.affinity_bonus.value if n == favourite else 0.0))
@@ -394,15 +395,17 @@ class Twin:
 
     def _hot_part(self, n: int, group: int) -> float:
         hot = self.hottest[group]
-        return sum(self.seen[n].fill.get(s, 0.0) for s in hot) / len(hot)
+        return sum(self.known[n].fill.get(s, 0.0) for s in hot) / len(hot)
 
     def _load(self, n: int, asked: Asked) -> float:
         return min(1.0, self._delay(n, asked.time) / (self.scenario.slo.p99_ms.value * MS))
 
-    def _unless_overloaded(self, n: int, asked: Asked) -> int:
-        if self._load(n, asked) > self.scenario.router.overload.value:
-            return self._first_free(self._all())
-        return n
+    def _unless_overloaded(self, best: int, asked: Asked) -> int:
+        router, spare = self.scenario.router, self._first_free(self._all())
+        if self._load(best, asked) <= router.overload.value:
+            return best
+        nowhere = self._load(spare, asked) > router.overload.value
+        return best if router.spare_only and nowhere else spare
 
     def _emb_affinity(self, asked: Asked, fresh: int, candidates: int) -> int:
         whole = [math.floor(20 * self._hot_part(n, asked.group) + 1e-6) for n in self._all()]
@@ -427,12 +430,41 @@ class Twin:
         prefilled = history / self.gpu_seconds(history, 0, 0)  # tokens/s
         held = work.capacity_rps_per_node.value * history  # tokens of requests in flight, by delay
         costs = []
-        for n, node in enumerate(self.seen):
+        for n, node in enumerate(self.known):
             new = fresh if asked.user in node.kv else self.history[asked.user]
             delay = self._delay(n, asked.time)
             cost = weight * (new + prefilled * delay) + held * delay
             costs.append((cost, node.free, n))
         return min(costs)[2]
+
+    def _foresight(self, asked: Asked, fresh: int, candidates: int) -> int:
+        totals = []
+        for n, node in enumerate(self.known):
+            link, gpu = self._work(n, asked, fresh, candidates)
+            u_link = max(0.0, node.link_free - asked.time)
+            u_gpu = max(0.0, node.gpu_free - asked.time)
+            p_link, p_gpu, p_block = self.nodes[n].prices
+            later = p_link * (u_link * link + link**2 / 2) + p_gpu * (u_gpu * gpu + gpu**2 / 2)
+            if asked.user not in node.kv:
+                later += p_block * self.blocks(self.history[asked.user])
+            totals.append((max(u_link + link, u_gpu) + gpu + later, n))
+        return min(totals)[1]
+
+    def _reprice(self, node: Node, until: float) -> None:
+        router, window = self.scenario.router, self.scenario.episode.step_s
+        rate = (node.sums[Column.ARRIVED] - node.sums[Column.SHED]) / window
+        copies = 0.0 if self.naive else node.sums[Column.REFILL_BYTES] / self.refill_rate
+        most = router.price_utilisation.value
+        link = rate / (1 - min(most, (node.sums[Column.LINK_S] - copies) / window))
+        gpu = rate / (1 - min(most, node.sums[Column.GPU_S] / window))
+        stay = until - self.last_seen[next(iter(node.kv))] if node.kv else 0.0
+        ghost_blocks = self.scenario.kv.ghost_gb * GB / self.block_bytes
+        block = node.sums[Column.GHOST_KV_S] / window / ghost_blocks * stay
+        keep = 2 ** (-window / router.price_half_life_s.value)
+        node.prices = [
+            keep * old + (1 - keep) * new
+            for old, new in zip(node.prices, (link, gpu, block), strict=True)
+        ]
 
     def _weights(self) -> tuple[float, float, float]:
         work, emb, router = self.scenario.workload, self.scenario.emb, self.scenario.router
@@ -471,7 +503,7 @@ class Twin:
             node.queue.clear()
             node.ready.clear()
             node.link_free = begin
-        self.seen = self.nodes  # live, unless reports take its place
+        self.known = self.nodes  # live, unless reports take its place
 
     def reseed(self, streams: Sequence[int]) -> None:
         """What a reset does after the warm start is copied."""
@@ -494,6 +526,7 @@ class Twin:
         for node in self.nodes:
             self.install(node, until)
             self._levels(node, until)
+            self._reprice(node, until)
         self.now = until
         return rows
 
@@ -503,12 +536,12 @@ class Twin:
                 self.tick(self.next_tick)
                 self.next_tick += self.scenario.emb.tick_s.value
             else:
-                self.seen = [Seen(node) for node in self.nodes]
+                self.known = [Seen(node) for node in self.nodes]
                 self.next_report += self.staleness_s
 
     def _book(self, n: int, asked: Asked, fresh: int, candidates: int) -> None:
         """The router's own entry into the last report."""
-        node = self.seen[n]
+        node = self.known[n]
         link, gpu = self._work(n, asked, fresh, candidates)
         fetched = max(asked.time, node.link_free) + link
         start = max(fetched, node.gpu_free)

@@ -145,6 +145,7 @@ def _routing(scenario: Scenario, cost: Cost) -> Routing:
         load_weight=weights[2],
         affinity_bonus=router.affinity_bonus.value,
         overload=router.overload.value,
+        spare_only=router.spare_only,
         slo_s=scenario.slo.p99_ms.value * MS,
         deadline_s=scenario.slo.deadline_ms.value * MS,
         window_s=scenario.episode.step_s,
@@ -176,7 +177,6 @@ def _rules(scenario: Scenario, cost: Cost) -> dict[str, Any]:
         "price_step": 1.0 - 2.0 ** (-step_s / router.price_half_life_s.value),
         "busiest": router.price_utilisation.value,
         "block_tokens": int(scenario.kv.block_tokens.value),
-        "variant": router.variant,
     }
 
 

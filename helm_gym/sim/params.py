@@ -53,6 +53,7 @@ class Routing(NamedTuple):
     load_weight: float
     affinity_bonus: float
     overload: float
+    spare_only: bool  # an overloaded node gives way only to one that is not
     slo_s: float
     deadline_s: float
     window_s: float
@@ -67,8 +68,7 @@ class Routing(NamedTuple):
     prices: bool  # whether it needs layout.Prices
     price_step: float  # part of a window's figures that enters the prices
     busiest: float  # utilisation beyond which prices rise no further
-    block_tokens: int
-    variant: int
+    block_tokens: int  # as in Cache
 
 
 class Source(NamedTuple):

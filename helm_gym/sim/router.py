@@ -18,6 +18,7 @@ from helm_gym.sim.kv_cache import resident
 from helm_gym.sim.layout import Array, Prices, Signals
 from helm_gym.sim.params import Cost, Routing
 from helm_gym.sim.rng import GOLDEN, mix64
+from helm_gym.sim.stages import link_seconds
 
 MAGNITUDE = np.int64(0x7FFF_FFFF_FFFF_FFFF)  # all bits of a double but its sign
 HOTTEST = 20  # shards whose residency HELM's score counts
@@ -65,8 +66,8 @@ def power_of_two(seen: Signals, turn: int) -> int:
     if nodes == 1:
         return 0
     drawn = mix64(np.uint64(turn + 1) * GOLDEN)
-    one = np.int64(drawn % np.uint64(nodes))
-    step = np.int64((drawn >> np.uint64(32)) % np.uint64(nodes - 1))
+    one = int(np.int64(drawn % np.uint64(nodes)))
+    step = int(np.int64((drawn >> np.uint64(32)) % np.uint64(nodes - 1)))
     other = (one + 1 + step) % nodes
     return other if free_at(seen, other) < free_at(seen, one) else one
 
@@ -146,40 +147,64 @@ def predicted_completion(seen: Signals, finish: Array, cost: Cost, request: Requ
     return _first_least(finish)
 
 
+@inlined
+def work_on(
+    seen: Signals, cost: Cost, request: Request, node: int, held: bool
+) -> tuple[float, float]:
+    """Link and GPU seconds of the request on a node, as far as its last report tells."""
+    wanted = request.bytes_hit if held else request.bytes_miss
+    now, later = seen.readout[0, request.group, node], seen.readout[1, request.group, node]
+    fraction = 1.0 - (now + request.drift * (later - now))
+    link = link_seconds(cost, fraction * wanted if fraction >= ROUNDING else 0.0)
+    return link, request.gpu_hit if held else request.gpu_miss
+
+
 @kernel
 def foresight(
     seen: Signals,
     prices: Prices,
-    finish: Array,
+    total: Array,
     cost: Cost,
     routing: Routing,
     request: Request,
 ) -> int:
-    """Node with the least sum of the predicted latency and what later requests pay for the choice.
+    """Node with the least predicted latency plus what the choice costs later requests.
+
+    A server with backlog u that gets x more seconds of work delays those that arrive until it is
+    idle again: ``rate / (1 - utilisation) * (u x + x^2 / 2)`` seconds in all, the difference of the
+    value function of an M/G/1 queue (one step of policy iteration: Krishnan 1990; Hyytia, Penttinen
+    and Aalto 2012). KV blocks that the node does not hold push others out sooner; their price is
+    learned from the ghost. See :mod:`helm_gym.sim.prices`.
     """
-    now, later = seen.readout[0, request.group], seen.readout[1, request.group]
     blocks = (request.history + routing.block_tokens - 1) // routing.block_tokens
-    for n in range(finish.size):
+    for n in range(total.size):
         held = resident(seen.mask, request.user, n)
-        wanted = request.bytes_hit if held else request.bytes_miss
-        gpu = request.gpu_hit if held else request.gpu_miss
-        fraction = 1.0 - (now[n] + request.drift * (later[n] - now[n]))
-        missing = fraction * wanted if fraction >= ROUNDING else 0.0
-        link = cost.link_latency + missing * cost.link_byte if missing > 0.0 else 0.0
+        link, gpu = work_on(seen, cost, request, n, held)
         link_wait = max(0.0, seen.link_free[n] - request.time)
         gpu_wait = max(0.0, seen.gpu_free[n] - request.time)
-        price = prices.link[n] * link * (link_wait + 0.5 * link)
-        price += prices.gpu[n] * gpu * (gpu_wait + 0.5 * gpu)
+        later = prices.link[n] * link * (link_wait + 0.5 * link)
+        later += prices.gpu[n] * gpu * (gpu_wait + 0.5 * gpu)
         if not held:
-            price += prices.kv[n] * blocks
-        finish[n] = max(link_wait + link, gpu_wait) + gpu + price
-    return _first_least(finish)
+            later += prices.kv[n] * blocks
+        total[n] = max(link_wait + link, gpu_wait) + gpu + later
+    return _first_least(total)
 
 
 @inlined
 def _load(seen: Signals, node: int, routing: Routing, time: float) -> float:
     """Queueing delay over the SLO, at most 1 (our reading of HELM's load)."""
     return min(1.0, max(0.0, (free_at(seen, node) - time) / routing.slo_s))
+
+
+@inlined
+def _unless_overloaded(seen: Signals, routing: Routing, time: float, node: int) -> int:
+    """The node, or the least loaded one in its place if it is overloaded (HELM's way out)."""
+    if _load(seen, node, routing, time) <= routing.overload:
+        return node
+    spare = least_loaded(seen)
+    if routing.spare_only and _load(seen, spare, routing, time) > routing.overload:
+        return node
+    return spare
 
 
 @kernel
@@ -191,18 +216,17 @@ def helm_score(seen: Signals, routing: Routing, request: Request) -> int:
     """
     n_nodes = seen.link_free.size
     favourite = consistent_hash(request.user, n_nodes)
-    best, node, load_of_best = -np.inf, 0, 0.0
+    best, node = -np.inf, 0
     for n in range(n_nodes):
-        load = _load(seen, n, routing, request.time)
         score = routing.emb_weight * seen.readout[2, request.group, n]
-        score += routing.load_weight * (1.0 - load)
+        score += routing.load_weight * (1.0 - _load(seen, n, routing, request.time))
         if resident(seen.mask, request.user, n):
             score += routing.kv_weight
         if n == favourite:
             score += routing.affinity_bonus
         if score > best:
-            best, node, load_of_best = score, n, load
-    return least_loaded(seen) if load_of_best > routing.overload else node
+            best, node = score, n
+    return _unless_overloaded(seen, routing, request.time, node)
 
 
 @kernel
@@ -218,8 +242,7 @@ def emb_affinity(seen: Signals, routing: Routing, request: Request) -> int:
         free = free_at(seen, n)
         if shards > most or (shards == most and free < best):
             most, node, best = shards, n, free
-    overloaded = _load(seen, node, routing, request.time) > routing.overload
-    return least_loaded(seen) if overloaded else node
+    return _unless_overloaded(seen, routing, request.time, node)
 
 
 @kernel

@@ -10,12 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from helm_gym.sim.compiled import inlined, kernel
-from helm_gym.sim.emb_cache import ROUNDING
 from helm_gym.sim.kv_cache import note_change, resident
 from helm_gym.sim.layout import Emb, Kv, Signals, Stages, State
 from helm_gym.sim.params import Params
-from helm_gym.sim.router import Request
-from helm_gym.sim.stages import link_seconds
+from helm_gym.sim.router import Request, work_on
 
 
 @kernel
@@ -58,12 +56,7 @@ def book(state: State, params: Params, node: int, request: Request) -> None:
     """
     seen = state.seen
     held = resident(seen.mask, request.user, node)
-    wanted = request.bytes_hit if held else request.bytes_miss
-    gpu = request.gpu_hit if held else request.gpu_miss
-    now = seen.readout[0, request.group, node]
-    later = seen.readout[1, request.group, node]
-    fraction = 1.0 - (now + request.drift * (later - now))
-    link = link_seconds(params.cost, fraction * wanted if fraction >= ROUNDING else 0.0)
+    link, gpu = work_on(seen, params.cost, request, node, held)
     fetched = max(request.time, seen.link_free[node]) + link
     start = max(fetched, seen.gpu_free[node])
     if start - link - request.time > params.routing.deadline_s:
