@@ -108,7 +108,7 @@ def test_kv_is_an_exact_lru(seed: int) -> None:
             tokens = int(grown[user, node])
         if held:
             tokens = max(tokens, lru.tokens[user])
-        assert kv_cache.resident(kv, user, node) == held
+        assert kv_cache.resident(kv.mask, user, node) == held
         blocks = -(-tokens // BLOCK) - -(-lru.tokens.get(user, 0) // BLOCK)
         evicted = kv_cache.store(
             kv,
@@ -177,8 +177,8 @@ def test_a_history_larger_than_the_cache_is_not_kept() -> None:
         )
         == 0
     )
-    assert kv_cache.resident(state.kv, 7, 0)
-    assert not kv_cache.resident(state.kv, 8, 0)
+    assert kv_cache.resident(state.kv.mask, 7, 0)
+    assert not kv_cache.resident(state.kv.mask, 8, 0)
 
 
 # -- EMB -----------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from helm_gym.workload.replay import ReplayLog, load_replay
 
 NO_BURST = Burst(amplitude=Quantity(value=1.0))
 ENTRY_MARGIN = 3.0  # KV entries over what the pool holds at the mean history length
+CHANGES = 1 << 14  # of residency that are noted one by one; 32 nodes make half as many in 0.5 s
 ENTRIES_PER_BUCKET = 8  # requests in a calendar bucket at the peak rate
 
 
@@ -153,11 +154,39 @@ def _routing(scenario: Scenario, cost: Cost) -> Routing:
         load_weight=weights[2],
         affinity_bonus=router.affinity_bonus.value,
         overload=router.overload.value,
+        spare_only=router.spare_only,
         slo_s=scenario.slo.p99_ms.value * MS,
         deadline_s=scenario.slo.deadline_ms.value * MS,
         window_s=scenario.episode.step_s,
         hot_user_s=scenario.episode.hot_user_s.value,
+        staleness_s=router.staleness_ms * MS,
+        books=router.books,
+        **_rules(scenario, cost),
     )
+
+
+def _rules(scenario: Scenario, cost: Cost) -> dict[str, Any]:
+    """Numbers of single routers.
+
+    A queueing delay stands for as many requests as a node serves in that time at capacity, and for
+    as many tokens as it computes in that time at the median history.
+    """
+    router, step_s = scenario.router, scenario.episode.step_s
+    rate = scenario.workload.capacity_rps_per_node.value
+    history = int(math.exp(scenario.workload.profile.history.log_mean.value))
+    overlap = router.overlap_weight.value
+    prefill = history / gpu_seconds(cost, history, 0, 0)
+    return {
+        "balance_s": router.balance_requests.value / rate,
+        "balance_ratio": router.balance_ratio.value,
+        "match_threshold": router.match_threshold.value,
+        "overlap_weight": overlap,
+        "queued_tokens": overlap * prefill + rate * history,
+        "prices": router.name == "foresight",
+        "price_step": 1.0 - 2.0 ** (-step_s / router.price_half_life_s.value),
+        "busiest": router.price_utilisation.value,
+        "block_tokens": int(scenario.kv.block_tokens.value),
+    }
 
 
 def profiled_weights(scenario: Scenario, cost: Cost) -> tuple[float, float, float]:
@@ -310,4 +339,5 @@ def _sizes(
         kv_entries=params.cache.entries,
         sessions=int(1.5 * concurrency + 6.0 * math.sqrt(concurrency)) + 4096,
         buckets=min(max(buckets, 1 << 10), 1 << 18),
+        changed=CHANGES if params.routing.staleness_s > 0.0 else 0,
     )
