@@ -19,9 +19,9 @@ from helm_gym.sim.layout import Array, Prices, Signals
 from helm_gym.sim.params import Cost, Routing
 from helm_gym.sim.rng import GOLDEN, mix64
 from helm_gym.sim.stages import link_seconds
+from helm_gym.workload.popularity import HOTTEST
 
 MAGNITUDE = np.int64(0x7FFF_FFFF_FFFF_FFFF)  # all bits of a double but its sign
-HOTTEST = 20  # shards whose residency HELM's score counts
 
 
 class Request(NamedTuple):
