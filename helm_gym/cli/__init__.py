@@ -13,6 +13,7 @@ from helm_gym.cli import (
     leaderboard,
     machine,
     policies,
+    refill,
     scenarios,
     studies,
 )
@@ -20,7 +21,7 @@ from helm_gym.cli.shared import app
 
 __all__ = [
     "app", "bench", "calibration", "hindsight", "leaderboard", "machine", "main", "policies",
-    "scenarios", "studies",
+    "refill", "scenarios", "studies",
 ]  # fmt: skip
 
 
