@@ -114,18 +114,20 @@ class Kv(Frozen):
 class Refill(Grown):
     """How shards are copied into new EMB pages. Settings of a mode have no value in the others."""
 
-    ADDED = ("floor", "patience_s", "chunk_mb")
+    ADDED = ("floor", "patience_s", "rush", "chunk_mb")
     PACED: ClassVar[Mapping[str, Quantity]] = {
-        "floor": assumed(0.2, 0.05, 0.5, why="chosen on tuning seeds, docs/refill.md"),
-        "patience_s": assumed(1.0, 0.25, 4.0, "s", "chosen on tuning seeds, docs/refill.md"),
+        "floor": assumed(0.15, 0.05, 0.5, why="chosen on tuning seeds, docs/refill.md"),
+        "patience_s": assumed(2.0, 0.5, 8.0, "s", "chosen on tuning seeds, docs/refill.md"),
+        "rush": assumed(1.0, 0.2, 1.0, why="chosen on tuning seeds, docs/refill.md"),
         "chunk_mb": assumed(2.0, 0.5, 8.0, "MB", "a stall of 0.2 ms at 12 GB/s"),
     }
 
     mode: Literal["naive", "throttled", "paced"] = "throttled"
-    # Of paced: the part of the link time that refill is owed, how long misses may keep it below
-    # that before it is paid in chunks ahead of later requests, and the size of a chunk.
+    # Of paced: the part of the link time below which refill starves, how long it bears that, the
+    # part that it takes from then on, and the size of a chunk that a request may wait for.
     floor: Annotated[Number, within(0, 1)] | None = None
     patience_s: Annotated[Number, within(0)] | None = None
+    rush: Annotated[Number, within(0, 1)] | None = None
     chunk_mb: Positive | None = None
 
     @model_validator(mode="before")

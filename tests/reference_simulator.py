@@ -189,7 +189,7 @@ class Twin:
                 self._finish_copy(node)
 
     def _install_paced(self, node: Node, now: float) -> None:
-        """All idle time; and chunks in front of later requests where that was below the floor."""
+        """All idle time, and chunks ahead of later requests once that was too little for long."""
         paid, before = self.scenario.refill, node.refilled_to
         node.refilled_to = max(before, now)
         most_saved = -paid.floor.value * paid.patience_s.value
@@ -199,7 +199,8 @@ class Twin:
         idle = node.pace * max(0.0, now - max(node.link_free, before))
         used = self._copy_bytes(node, idle * self.refill_rate) / self.refill_rate
         self._book_copying(node, used)
-        node.owed += node.pace * paid.floor.value * max(0.0, now - before) - used
+        part = paid.floor.value if node.owed < 0 else paid.rush.value
+        node.owed += node.pace * part * max(0.0, now - before) - used
         node.owed = max(node.owed, most_saved)
         latency = self.scenario.hardware.host.latency_us.value * US
         chunk = paid.chunk_mb.value * MB

@@ -478,7 +478,7 @@ def test_more_emb_never_lowers_the_hit_rate(policy: str, regime: str) -> None:
     assert rates[-1] > 1.2 * rates[0], "the sizes make no difference here"
 
 
-PACED = {"refill.mode": "paced", "refill.floor": 0.25, "refill.chunk_mb": 5.0}
+PACED = {"refill.mode": "paced", "refill.floor": 0.25, "refill.rush": 0.5, "refill.chunk_mb": 5.0}
 
 
 def paced_table(patience_copies: float) -> Table:
@@ -509,6 +509,9 @@ def test_paced_copies_get_their_floor_of_a_busy_link_once_patience_is_over() -> 
         chunks * table.params.cost.link_latency + copied / table.params.cost.refill_rate, rel=1e-6
     )
     assert loads == 1
+    table.refill(18 * table.copy_s)  # it has starved: half of the time is its own now
+    rushed_s = table.state.stages.link_free[0] - busy_until - queued_s
+    assert rushed_s == pytest.approx(table.copy_s, abs=chunk_s)
 
 
 def test_paced_copies_take_nothing_from_requests_where_idle_time_gives_the_floor() -> None:

@@ -440,7 +440,7 @@ def test_a_refill_mode_brings_its_own_assumptions_and_leaves_the_others_alone() 
     assert not any(path.startswith("refill.") for path, _ in throttled.assumptions())
     paced = throttled.replace({"refill.mode": "paced"})
     listed = {path for path, _ in paced.assumptions() if path.startswith("refill.")}
-    assert listed == {"refill.floor", "refill.patience_s", "refill.chunk_mb"}
+    assert listed == {"refill.floor", "refill.patience_s", "refill.rush", "refill.chunk_mb"}
     assert Scenario.load(paced.to_dict()).digest() == paced.digest() != throttled.digest()
     other = throttled.replace({"refill.mode": "paced", "refill.floor": 0.3})
     assert other.refill.floor is not None and other.refill.floor.value == 0.3

@@ -73,6 +73,7 @@ def random_scenario(regime: str, caches: str, router: str, seed: int) -> Scenari
         changes |= {
             "refill.floor": float(pick([0.1, 0.5, 1.0])),
             "refill.patience_s": float(pick([0.0, 0.02, 0.2])),
+            "refill.rush": float(pick([0.2, 1.0])),
             "refill.chunk_mb": float(pick([1, 10, 1000])),
         }
     return small_scenario(**changes, **CACHES[caches])

@@ -13,6 +13,7 @@ from helm_gym.cli import (
     leaderboard,
     machine,
     policies,
+    refill,
     routers,
     scenarios,
     studies,
@@ -21,7 +22,7 @@ from helm_gym.cli.shared import app
 
 __all__ = [
     "app", "bench", "calibration", "hindsight", "leaderboard", "machine", "main", "policies",
-    "routers", "scenarios", "studies",
+    "refill", "routers", "scenarios", "studies",
 ]  # fmt: skip
 
 

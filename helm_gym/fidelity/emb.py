@@ -286,6 +286,7 @@ def _cache(counts: Floats, rows: int, row_lru: bool) -> Cache:
         naive_refill=False,
         paced_refill=False,
         refill_floor=0.0,
+        refill_rush=0.0,
         refill_debt=0.0,
         chunk_bytes=1.0,
         ghost_bytes=1.0,

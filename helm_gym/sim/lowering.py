@@ -86,9 +86,9 @@ def _cache(scenario: Scenario, log: ReplayLog | None, rng: np.random.Generator) 
     largest = (1.0 - scenario.episode.share_min) * scenario.memory.pool_gb.value * GB
     heat_rate = math.log(2.0) / emb.heat_half_life_s.value
     refill = scenario.refill
-    floor, patience_s, chunk_mb = (
+    floor, patience_s, rush, chunk_mb = (
         0.0 if setting is None else setting.value
-        for setting in (refill.floor, refill.patience_s, refill.chunk_mb)
+        for setting in (refill.floor, refill.patience_s, refill.rush, refill.chunk_mb)
     )
     return Cache(
         pool_bytes=scenario.memory.pool_gb.value * GB,
@@ -106,6 +106,7 @@ def _cache(scenario: Scenario, log: ReplayLog | None, rng: np.random.Generator) 
         naive_refill=scenario.refill.mode == "naive",
         paced_refill=scenario.refill.mode == "paced",
         refill_floor=floor,
+        refill_rush=rush,
         refill_debt=floor * patience_s,
         chunk_bytes=chunk_mb * MB,
         ghost_bytes=kv.ghost_gb * GB,

@@ -37,8 +37,9 @@ class Cache(NamedTuple):
     row_lru: bool  # EMB rows leave by recency instead of heat
     naive_refill: bool
     paced_refill: bool
-    refill_floor: float  # part of the link time that paced refill is owed
-    refill_debt: float  # s of it that idle time may have paid in advance
+    refill_floor: float  # part of the link time below which paced refill starves
+    refill_rush: float  # part of it that refill takes once it has starved
+    refill_debt: float  # s of the floor that idle time may have paid in advance
     chunk_bytes: float  # copied at a time where a request may have to wait for it
     ghost_bytes: float
     entries: int  # E

@@ -106,11 +106,12 @@ def _copy(emb: Emb, cache: Cache, node: int, most: float) -> tuple[float, int]:
 def paced(
     emb: Emb, stages: Stages, cache: Cache, cost: Cost, node: int, now: float
 ) -> tuple[float, int, float]:
-    """Advance a node's paced refill to ``now``: all idle link time, and a floor of the rest.
+    """Advance a node's paced refill to ``now``: all idle link time, and more once it has starved.
 
-    While shards wait, credit grows by ``refill_floor`` of the time and shrinks by the idle link
-    time that copies took, down to ``-refill_debt`` at most, where it begins. Credit for a chunk is
-    spent at once: the chunk queues on the link behind the requests that came before it.
+    While shards wait, credit grows by ``refill_floor`` of the time, by ``refill_rush`` of it from
+    zero on, and shrinks by the idle link time that copies took, down to ``-refill_debt`` at most,
+    where it begins. Credit for a chunk is spent at once: the chunk queues on the link behind the
+    requests that came before it.
 
     Returns:
         Bytes copied, copies finished, and link seconds that this took.
@@ -125,7 +126,8 @@ def paced(
     idle = stages.pace[node] * max(0.0, now - max(stages.link_free[node], since))
     copied, loads = _copy(emb, cache, node, idle * cost.refill_rate)
     seconds = copied / cost.refill_rate
-    earned = cache.refill_floor * stages.pace[node] * (now - since)
+    owed = cache.refill_floor if emb.credit[node] < 0.0 else cache.refill_rush
+    earned = owed * stages.pace[node] * (now - since)
     emb.credit[node] = max(emb.credit[node] + earned - seconds, -cache.refill_debt)
     chunk_s = cost.link_latency + cache.chunk_bytes / cost.refill_rate
     while emb.credit[node] >= chunk_s:
