@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small import small_scenario, started
 
-from helm_gym.config import BOOKING_ROUTERS, KV_ROUTERS, ROUTERS, Scenario
+from helm_gym.config import BOOKING_ROUTERS, KV_ROUTERS, PRICES, ROUTERS, Scenario
 from helm_gym.errors import ConfigError
 from helm_gym.sim import router as room
 from helm_gym.sim.layout import Clock, Node, Signals, State
@@ -300,9 +300,11 @@ def test_settings_that_cannot_be_are_refused(path: str, value: object, text: str
     assert f"router.{path}" in str(error.value) or path == "name"
 
 
-def test_assumed_numbers_of_foresight_have_ranges() -> None:
-    scenario = Scenario.load("taobao-shift")
-    found = dict(scenario.assumptions())
-    for name in ("price_half_life_s", "price_utilisation"):
-        quantity = found[f"router.{name}"]
-        assert quantity.low is not None and quantity.high is not None
+def test_assumed_numbers_of_foresight_have_ranges_and_concern_nobody_else() -> None:
+    plain = Scenario.load("taobao-shift")
+    priced = dict(plain.replace({"router.name": "foresight"}).assumptions())
+    assert set(priced) - set(dict(plain.assumptions())) == set(PRICES)
+    for name in PRICES:
+        low, high = priced[name].low, priced[name].high
+        assert low is not None and high is not None
+        assert low < priced[name].value < high
