@@ -131,39 +131,26 @@ def run_routers(
         ConfigError: something does not exist.
         HelmGymError: a run failed.
     """
-    for name in routers:
-        if name not in KNOWN:
-            raise ConfigError(f"router {name!r} does not exist{nearest(name, KNOWN)}")
     steps = steps or (QUICK_STEPS if quick else STEPS)
     apart = staleness_ms or (QUICK_STALENESS_MS if quick else STALENESS_MS)
     chosen = tuple(TEST.seeds[: seeds or (QUICK_SEEDS if quick else SEEDS)])
     check_test_seeds(chosen)
     names = cells_named(cells or (QUICK_CELLS if quick else ()))
-    scenarios = {name: Scenario.load(name) for name in names}
-    check_frozen(scenarios)
+    plan = _plan(names, loads, routers, apart, steps)
     if not is_search(policy):
-        make_policy(policy)  # refuses one that cannot be made before anything runs
-    wanted = [REFERENCE, *(r for r in dict.fromkeys(routers) if r != REFERENCE)]
-    runs = [
-        (router, age)
-        for age in ages(apart)
-        for router in wanted
-        if age.name == "live" or router not in BLIND
-    ]
+        make_policy(policy)
     out.mkdir(parents=True, exist_ok=True)
-    places = [(name, load) for name in names for load in loads]
+    shares: dict[str, str] = {}
     rows: list[Row] = []
-    with _bar(len(places) + len(runs), progress) as advance:
-        specs = {}
-        for name, load in places:
-            base = scenarios[name].replace(changes_of(scenarios[name], load, REFERENCE, steps))
-            specs[name, load] = _spec(base, policy, out)
-            advance(f"{name} at {load:g}: {specs[name, load]}")
-        for router, age in runs:
-            jobs = [
-                Job(_setting(scenarios[name], load, router, age, steps), specs[name, load], chosen)
-                for name, load in places
-            ]
+    live = plan[REFERENCE, Age(0.0, False)]
+    with _bar(len(live) + len(plan), progress) as advance:
+        for setting in live:
+            shares[_place(setting)] = _spec(setting.scenario, policy, out)
+            advance(f"{_place(setting)}: {shares[_place(setting)]}")
+        for (router, age), settings in plan.items():
+            if age.staleness_ms not in apart:
+                continue  # was there for the search alone
+            jobs = [Job(setting, shares[_place(setting)], chosen) for setting in settings]
             folder = out / router / age.name.replace(", ", "-").replace(" ", "")
             found = run_bench(jobs, folder, processes=processes)
             rows += [{**row, "router_label": router, "age": age.name} for row in found.rows]
@@ -171,9 +158,36 @@ def run_routers(
     bad = [row for row in rows if row["status"] == FAILED]
     if bad:
         raise HelmGymError(f"{bad[0]['router_label']} in {bad[0]['cell']}: {bad[0]['reason']}")
-    shares = {f"{name} at {load:g}": spec for (name, load), spec in specs.items()}
     _save(rows, out / "routers.parquet")
     return Study(rows, shares, policy, quick)
+
+
+def _place(setting: Setting) -> str:
+    return f"{setting.cell} at {setting.load:g}"
+
+
+def _plan(
+    names: Sequence[str],
+    loads: Sequence[float],
+    routers: Sequence[str],
+    staleness_ms: Sequence[float],
+    steps: int,
+) -> dict[tuple[str, Age], list[Setting]]:
+    """Every cell at every load, by router and age; the reference with live signals is first."""
+    for name in routers:
+        if name not in KNOWN:
+            raise ConfigError(f"router {name!r} does not exist{nearest(name, KNOWN)}")
+    scenarios = [Scenario.load(name) for name in names]
+    check_frozen({scenario.name: scenario for scenario in scenarios})
+    wanted = [REFERENCE, *(r for r in dict.fromkeys(routers) if r != REFERENCE)]
+    return {
+        (router, age): [
+            _setting(scenario, load, router, age, steps) for scenario in scenarios for load in loads
+        ]
+        for age in ages([0.0, *staleness_ms])
+        for router in wanted
+        if not age.staleness_ms or router not in BLIND
+    }
 
 
 def _setting(scenario: Scenario, load: float, router: str, age: Age, steps: int) -> Setting:

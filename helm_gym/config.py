@@ -42,6 +42,9 @@ KV_ROUTERS = (
 BOOKING_ROUTERS = ("sglang_like", "dynamo_like", "foresight")
 """Routers that keep books of what they have sent, unless ``books_own`` says otherwise."""
 
+PRICES = ("router.price_half_life_s", "router.price_utilisation")
+"""Assumed numbers that only ``foresight`` reads."""
+
 
 class Hardware(Frozen):
     """GPU, host link and model of every node."""
@@ -312,8 +315,12 @@ class Scenario(Frozen):
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
     def assumptions(self) -> list[tuple[str, Quantity]]:
-        """Every number that is assumed rather than measured, with its path."""
-        return [(path, quantity) for path, quantity in walk(self) if quantity.assumed]
+        """Every number that is assumed rather than measured, with its path.
+
+        Prices are numbers of one router and are left out with any other.
+        """
+        unused = () if self.router.name == "foresight" else PRICES
+        return [(path, q) for path, q in walk(self) if q.assumed and path not in unused]
 
     def extrapolations(self) -> list[str]:
         """Say which kernel times leave the measured range without being in ``extrapolates``."""
