@@ -124,13 +124,14 @@ class Actor:
         arrays: ``weight0`` (out, in), ``bias0`` (out,), ``weight1``, ... of the MLP; of an LSTM
             with H cells ``lstm_in`` (4H, in), ``lstm_state`` (4H, H) and ``lstm_bias`` (4H,), its
             gates in PyTorch's order: input, forget, cell, output.
+        chooses: PPO's MLP ends in a number for each of several choices (``action: choice``).
 
     Raises:
         KeyError: an array is missing.
     """
 
-    def __init__(self, algorithm: str, arrays: Mapping[str, Array]) -> None:
-        self._algorithm = algorithm
+    def __init__(self, algorithm: str, arrays: Mapping[str, Array], chooses: bool = False) -> None:
+        self._algorithm, self._chooses = algorithm, chooses
         depth = sum(name.startswith("weight") for name in arrays)
         self._layers = [(arrays[f"weight{n}"], arrays[f"bias{n}"]) for n in range(depth)]
         self._lstm: tuple[Array, Array, Array] | None = None
@@ -149,7 +150,8 @@ class Actor:
             (rows, out) for ``View.shares``: shares in their scale, or with ``dqn`` an index.
         """
         if self._algorithm in ("ppo", "recurrent-ppo"):
-            return forward(self._layers, self._remembered(seen))
+            output = forward(self._layers, self._remembered(seen))
+            return np.argmax(output, axis=1)[:, None] if self._chooses else output
         output = forward(self._layers, seen, hidden=_relu)
         if self._algorithm == "sac":
             return np.asarray(np.tanh(output))
@@ -216,7 +218,7 @@ def _read(path: Path) -> tuple[Card, Actor]:
     try:
         card = Card.parse(data, str(path))
         _check_fits(path, card)
-        return card, Actor(card.algorithm, arrays)
+        return card, Actor(card.algorithm, arrays, chooses=card.view.action == "choice")
     except ConfigError as error:
         raise CheckpointError(f"made by another version of helm_gym? {error}") from None
     except KeyError as error:
