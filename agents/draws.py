@@ -117,6 +117,6 @@ def _bar(total: int, done: int, wanted: bool) -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), disable=not wanted, transient=True) as bar:
+    with Progress(console=Console(stderr=True), disable=not wanted) as bar:
         task = bar.add_task("drawing scenarios", total=total, completed=done)
         yield lambda: bar.advance(task)

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helm_gym.agents.policy import TrainedPolicy
-from helm_gym.agents.train import TrainResult, resume, train
 from helm_gym.agents.randomise import LOAD
 from helm_gym.agents.run_folder import Plan, RunFolder, TrainConfig
+from helm_gym.agents.train import TrainResult, resume, train
 from helm_gym.agents.training_set import Suite
 from helm_gym.baselines.bench_splits import VALIDATION
 from helm_gym.baselines.rollout import run_policy
