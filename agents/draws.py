@@ -67,7 +67,7 @@ def draw_all(
         ConfigError: no draw of a job can be used.
         CheckpointError: a kept draw was damaged.
     """
-    if folder is not None:
+    if folder is not None and jobs:
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
     files = [None if folder is None else folder / f"{job.key()}.json" for job in jobs]
