@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.vec_env import VecEnv
 
+from helm_gym.agents.exploration import CoherentPolicy
 from helm_gym.agents.hyperparameters import (
     DqnHyperparameters,
     Hyperparameters,
@@ -75,7 +76,14 @@ class Ppo(Algorithm):
     def make(self, plan: Plan, env: VecEnv) -> Any:
         """SB3's PPO."""
         settings = _of(Hyperparameters, plan)
-        return PPO("MlpPolicy", env, **_ppo_arguments(plan, settings, env))
+        arguments = _ppo_arguments(plan, settings, env)
+        if not settings.coherence:
+            return PPO("MlpPolicy", env, **arguments)
+        arguments["policy_kwargs"] |= {
+            "nodes": plan.scenario.nodes,
+            "coherence": settings.coherence,
+        }
+        return PPO(CoherentPolicy, env, **arguments)
 
     def play_round(self, model: Any, env: VecEnv, watch: Watch, settings: Settings) -> None:
         """One rollout and one update."""

@@ -7,7 +7,7 @@ from importlib import resources
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from helm_gym.errors import ConfigError, nearest
 from helm_gym.quantity import Frozen
@@ -61,7 +61,7 @@ class Settings(Frozen):
 class Hyperparameters(Settings):
     """One entry of ``ppo.yaml``."""
 
-    action: Literal["target", "increment", "residual"] = "target"
+    coherence: float = Field(default=0.0, ge=0, le=1)  # of nodes' exploration (exploration.py)
     batch_size: int | None = Field(default=None, gt=1)  # None: see best_batch
     n_epochs: int = Field(default=10, gt=0)
     gae_lambda: float = Field(default=0.95, ge=0, le=1)
@@ -73,6 +73,20 @@ class Hyperparameters(Settings):
     target_kl: float | None = Field(default=None, gt=0)
     use_sde: bool = False
     log_std_init: float = -1.0
+
+    @model_validator(mode="after")
+    def _choices_have_no_spread(self) -> Hyperparameters:
+        if self.use_sde and (self.action == "choice" or self.coherence):
+            raise ValueError("use_sde draws numbers of its own: no 'choice' and no coherence")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _independence_goes_without_saying(self, standard: Any) -> dict[str, Any]:
+        """Digests of plans stay what they were before there was a coherence."""
+        written: dict[str, Any] = standard(self)
+        if not self.coherence:
+            del written["coherence"]
+        return written
 
     def batch(self, rows: int) -> int:
         """Mini-batch size for a rollout of ``rows * n_steps`` decisions.
@@ -95,6 +109,7 @@ class Hyperparameters(Settings):
 class RecurrentHyperparameters(Hyperparameters):
     """One entry of ``recurrent_ppo.yaml``; batches are cut from whole sequences."""
 
+    coherence: float = Field(default=0.0, ge=0, le=0)  # its rows explore by themselves
     lstm_size: int = Field(default=32, gt=0)  # of the actor's LSTM and of the critic's own
 
 

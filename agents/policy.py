@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helm_gym.agents import released
-from helm_gym.agents.view import View
+from helm_gym.agents.view import STEPS, View
 from helm_gym.envs.observation import FEATURES
 from helm_gym.errors import CheckpointError, ConfigError, PolicyError
 from helm_gym.quantity import Frozen
@@ -124,13 +124,14 @@ class Actor:
         arrays: ``weight0`` (out, in), ``bias0`` (out,), ``weight1``, ... of the MLP; of an LSTM
             with H cells ``lstm_in`` (4H, in), ``lstm_state`` (4H, H) and ``lstm_bias`` (4H,), its
             gates in PyTorch's order: input, forget, cell, output.
+        chooses: PPO's MLP ends in a number for each of several choices (``action: choice``).
 
     Raises:
         KeyError: an array is missing.
     """
 
-    def __init__(self, algorithm: str, arrays: Mapping[str, Array]) -> None:
-        self._algorithm = algorithm
+    def __init__(self, algorithm: str, arrays: Mapping[str, Array], chooses: bool = False) -> None:
+        self._algorithm, self._chooses = algorithm, chooses
         depth = sum(name.startswith("weight") for name in arrays)
         self._layers = [(arrays[f"weight{n}"], arrays[f"bias{n}"]) for n in range(depth)]
         self._lstm: tuple[Array, Array, Array] | None = None
@@ -149,7 +150,8 @@ class Actor:
             (rows, out) for ``View.shares``: shares in their scale, or with ``dqn`` an index.
         """
         if self._algorithm in ("ppo", "recurrent-ppo"):
-            return forward(self._layers, self._remembered(seen))
+            output = forward(self._layers, self._remembered(seen))
+            return np.argmax(output, axis=1)[:, None] if self._chooses else output
         output = forward(self._layers, seen, hidden=_relu)
         if self._algorithm == "sac":
             return np.asarray(np.tanh(output))
@@ -216,7 +218,8 @@ def _read(path: Path) -> tuple[Card, Actor]:
     try:
         card = Card.parse(data, str(path))
         _check_fits(path, card)
-        return card, Actor(card.algorithm, arrays)
+        _check_weights(path, card, arrays)
+        return card, Actor(card.algorithm, arrays, chooses=card.view.action == "choice")
     except ConfigError as error:
         raise CheckpointError(f"made by another version of helm_gym? {error}") from None
     except KeyError as error:
@@ -237,6 +240,23 @@ def _check_fits(path: Path, card: Card) -> None:
         raise CheckpointError(
             f"{path}: was trained on another {card.view.observation!r} observation than this "
             f"version of helm_gym has ({', '.join(changed)} differ); train it again"
+        )
+
+
+def _check_weights(path: Path, card: Card, arrays: Mapping[str, Array]) -> None:
+    """Refuse weights that take or give other numbers than the card's view has."""
+    view = card.view
+    if (view.action == "choice") < (card.algorithm == "dqn"):
+        raise CheckpointError(f"{path}: dqn chooses steps, but its card says {view.action!r}")
+    depth = sum(name.startswith("weight") for name in arrays)
+    first = arrays["lstm_in" if card.algorithm == "recurrent-ppo" else "weight0"]
+    wanted = (view.inputs, len(STEPS) if view.action == "choice" else view.outputs)
+    got = (first.shape[-1], len(arrays[f"weight{depth - 1}"]))
+    if got != wanted:
+        raise CheckpointError(
+            f"{path}: its network takes {got[0]} numbers and gives {got[1]}, but action "
+            f"{view.action!r} on the {len(view.features)} features of {view.observation!r} needs "
+            f"{wanted[0]} and {wanted[1]}; card and weights are of different models"
         )
 
 

@@ -48,6 +48,9 @@ class TrainConfig(Frozen):
     overrides: dict[str, Any] = Field(default_factory=dict)  # dotted paths into the scenario
     suite: str | dict[str, Any] | None = None  # "paper", or a mapping as training_set.Suite has it
     spread: float = Field(default=0.0, ge=0, le=1)  # part of the ranges of assumed numbers
+    drawn: float = Field(default=1.0, gt=0, le=1)  # part of the clusters that spread is for
+    draw_seed: int | None = Field(default=None, ge=0)  # of what spread draws; None: ``seed``
+    draws: str | None = None  # folder that keeps what was drawn; None: draws in ``run_dir``
     control: Control | None = None  # None: "node" for a suite, else "cluster"
     observation: str = "extended"
     reward: str | dict[str, Any] = "paper"
@@ -99,8 +102,12 @@ class Plan(Frozen):
         return written
 
     @classmethod
-    def of(cls, config: TrainConfig) -> Plan:
+    def of(cls, config: TrainConfig, progress: bool = False) -> Plan:
         """Look up scenario and settings.
+
+        Args:
+            config: what is asked for.
+            progress: show a progress bar where scenarios are drawn, which takes minutes.
 
         Raises:
             ConfigError: something named does not exist or cannot be used.
@@ -116,7 +123,7 @@ class Plan(Frozen):
             suite = None
             scenario = Scenario.load(config.scenario).replace(config.overrides)
         else:
-            settings, suite = _of_suite(config, settings, changes)
+            settings, suite = _of_suite(config, settings, changes, progress)
             scenario = suite.scenarios[0]
         plan = cls(
             scenario=scenario,
@@ -187,6 +194,11 @@ class Plan(Frozen):
             raise ConfigError(
                 f"group {settings.group} does not divide the {settings.clusters} clusters"
             )
+        if getattr(settings, "coherence", 0.0) and self.control != "node":
+            raise ConfigError(
+                f"coherence is of a cluster's nodes, which are rows only with control 'node', not "
+                f"{self.control!r}; leave it out"
+            )
         self.view().load_base()
         if self.training_set is not None:
             self.training_set.check()
@@ -194,7 +206,7 @@ class Plan(Frozen):
 
 
 def _of_suite(
-    config: TrainConfig, settings: Settings, changes: Mapping[str, Any]
+    config: TrainConfig, settings: Settings, changes: Mapping[str, Any], progress: bool
 ) -> tuple[Settings, TrainingSet]:
     """A suite's scenarios, and settings with the clusters that they take."""
     assert config.suite is not None
@@ -216,8 +228,11 @@ def _of_suite(
         group=settings.group,
         overrides=config.overrides,
         spread=config.spread,
-        seed=config.seed,
+        seed=config.seed if config.draw_seed is None else config.draw_seed,
         threads=config.threads or min(2, os.cpu_count() or 1),
+        drawn=config.drawn,
+        draws=Path(config.draws or Path(config.run_dir) / "draws"),
+        progress=progress,
     )
     sizes = {"clusters": clusters, "validation_clusters": judging}
     return settings.model_copy(update=sizes), found
@@ -227,7 +242,8 @@ class RunFolder:
     """The files of one run.
 
     ``run.yaml`` what was asked, what it resolved to, versions; ``curve.csv`` one row per update;
-    ``tensorboard/``; ``checkpoints/`` while it runs; ``model.zip`` and ``result.json`` at the end.
+    ``tensorboard/``; ``draws/`` randomised scenarios, of this run and of any other that asks for
+    the same; ``checkpoints/`` while it runs; ``model.zip`` and ``result.json`` at the end.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -239,13 +255,9 @@ class RunFolder:
         self.model = self.path / "model.zip"
         self.result = self.path / "result.json"
 
-    def begin(self, config: TrainConfig, plan: Plan) -> None:
-        """Claim the folder for a new run.
-
-        Raises:
-            ConfigError: it holds another run, and ``config.overwrite`` is not set.
-        """
-        kept = [p for p in self._files() if p.exists()]
+    def check_free(self, config: TrainConfig) -> None:
+        """Raise a :class:`ConfigError` if it holds another run that is not to be overwritten."""
+        kept = self._kept()
         if kept and not config.overwrite:
             done = "a finished run" if self.result.exists() else "an unfinished run"
             go_on = "" if self.result.exists() else f"continue it with --resume {self.path}, "
@@ -253,7 +265,15 @@ class RunFolder:
                 f"{self.path} holds {done} ({', '.join(p.name for p in kept)}): {go_on}"
                 "name another folder with --run-dir, or remove it with --overwrite"
             )
-        for old in kept:
+
+    def begin(self, config: TrainConfig, plan: Plan) -> None:
+        """Claim the folder for a new run.
+
+        Raises:
+            ConfigError: it holds another run, and ``config.overwrite`` is not set.
+        """
+        self.check_free(config)
+        for old in self._kept():
             shutil.rmtree(old) if old.is_dir() else old.unlink()
         about = {
             "run": plan.digest(),
@@ -311,10 +331,11 @@ class RunFolder:
                 )
             yield
 
-    def _files(self) -> list[Path]:
-        return [
+    def _kept(self) -> list[Path]:
+        files = (
             self.run_file, self.curve, self.tensorboard, self.checkpoints, self.model, self.result,
-        ]  # fmt: skip
+        )  # fmt: skip
+        return [path for path in files if path.exists()]
 
 
 def versions(algorithm: str = "ppo") -> dict[str, str]:

@@ -43,6 +43,7 @@ class TrainResult:
     seconds: float  # of this process
     last: dict[str, float]  # the curve's last row
     algorithm: str = "ppo"
+    validation_reward: float | None = None  # of the model, per window; None: nothing was validated
 
 
 def train(config: TrainConfig, progress: bool = True) -> TrainResult:
@@ -56,9 +57,10 @@ def train(config: TrainConfig, progress: bool = True) -> TrainResult:
         ConfigError: something cannot be used as asked, or the folder holds another run.
         TrainingInterrupted: after Ctrl-C; the message says how to go on.
     """
-    plan = Plan.of(config)
-    algorithm_of(plan.algorithm).check()
     folder = RunFolder(config.run_dir)
+    folder.check_free(config)  # before scenarios are drawn, which takes minutes
+    plan = Plan.of(config, progress)
+    algorithm_of(plan.algorithm).check()
     with folder.locked():
         folder.begin(config, plan)
         return _Run(folder, config, plan, progress).go()
@@ -205,6 +207,7 @@ class _Run:
             seconds=time.monotonic() - self.began,
             last={k: float(v) for k, v in curve.rows[-1].items() if v} if curve.rows else {},
             algorithm=self.plan.algorithm,
+            validation_reward=self.validator.chosen_reward,
         )
         self.folder.finish(asdict(result))
         remove_checkpoints(self.folder.checkpoints)

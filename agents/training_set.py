@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from helm_gym.agents.randomise import LOAD, draw
+from helm_gym.agents.draws import Job, draw_all
+from helm_gym.agents.randomise import LOAD
 from helm_gym.baselines import bench_splits
 from helm_gym.baselines.suite import LOADS, PREFIX
 from helm_gym.config import Scenario
@@ -163,11 +164,15 @@ def training_set(
     spread: float,
     seed: int,
     threads: int,
+    drawn: float = 1.0,
+    draws: Path | None = None,
+    progress: bool = False,
 ) -> TrainingSet:
     """Share clusters out over the scenarios and loads of a suite.
 
     Without randomisation every scenario at every load gets as many clusters as the others, or one
-    group more. With it, every group of clusters is a scenario of its own, drawn from a stated one.
+    group more. With it, every group of clusters is a scenario of its own, drawn from a stated one,
+    or with ``drawn`` below 1 that part of them, and the rest is as without.
 
     Args:
         suite: what to train on.
@@ -176,8 +181,11 @@ def training_set(
         group: clusters that share a request stream, so a scenario too.
         overrides: dotted paths to replace in every scenario.
         spread: of domain randomisation, 0 for none.
-        seed: of the run.
-        threads: draws at the same time; results do not depend on it.
+        seed: of the draws.
+        threads: draws at the same time, each in a process; results do not depend on it.
+        drawn: part of the clusters whose scenarios are drawn, where there is a spread.
+        draws: folder that keeps what was drawn; None keeps nothing.
+        progress: show a progress bar while drawing.
 
     Raises:
         ConfigError: there are fewer clusters than scenarios and loads, or no draw can be used.
@@ -187,16 +195,22 @@ def training_set(
     loads = suite.loads if LOAD not in overrides else (overrides[LOAD],)
     pairs = [(own, {**overrides, LOAD: load}) for own, load in product(suite.training, loads)]
     judged = [(own, {**overrides, LOAD: load}) for own, load in product(suite.validation, loads)]
-    if spread:
-        jobs = [
-            (suite.training[number % len(suite.training)], overrides, spread, (seed, number))
-            for number in range(clusters // group)
-        ]
-        with ThreadPoolExecutor(threads) as pool:
-            drawn = list(pool.map(_drawn, jobs))
-        training = [Part.of(own, changes, group) for own, changes in drawn]
-    else:
-        training = list(_shared_out(suite.name, pairs, clusters, group))
+    randomised = round(drawn * (clusters // group)) if spread else 0
+    jobs = [
+        Job(
+            scenario=suite.training[number % len(suite.training)],
+            overrides=dict(overrides),
+            spread=spread,
+            seed=(seed, number),
+        )
+        for number in range(randomised)
+    ]
+    stated = clusters - randomised * group
+    training = list(_shared_out(suite.name, pairs, stated, group)) if stated >= group else []
+    found = draw_all(jobs, draws, threads, progress)
+    training += [
+        Part.of(job.scenario, changes, group) for job, changes in zip(jobs, found, strict=True)
+    ]
     validation = _shared_out(suite.name, judged, validation_clusters, 1) if judged else ()
     return TrainingSet(
         name=suite.name, spread=spread, training=tuple(training), validation=tuple(validation)
@@ -204,14 +218,6 @@ def training_set(
 
 
 Changed = tuple[str | dict[str, Any], dict[str, Any]]
-
-
-def _drawn(
-    job: tuple[str | dict[str, Any], Mapping[str, Any], float, tuple[int, int]],
-) -> Changed:
-    reference, overrides, spread, seed = job
-    found = draw(Scenario.load(reference).replace(overrides), spread, seed)
-    return reference, {**overrides, **found.changes}
 
 
 def _shared_out(name: str, pairs: Sequence[Changed], clusters: int, group: int) -> Iterator[Part]:

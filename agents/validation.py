@@ -81,6 +81,11 @@ class Validator:
         model.policy.load_state_dict(self.best)
         return self.best_at
 
+    @property
+    def chosen_reward(self) -> float | None:
+        """Mean reward per window of the best weights; None if nothing was validated."""
+        return self.best_reward if self.considered_at >= 0 else None
+
     def get_state(self) -> dict[str, Any]:
         """What a checkpoint needs."""
         return {

@@ -57,7 +57,7 @@ FORMS: Mapping[str, str] = {
     "balance": "balance, balance:gain=0.6,bias=0.05,max_move=0.06,control=node or balance:best",
     **{name: f"{name}, {name}:SETTING=VALUE,... or {name}:best" for name in RULES},
     "schedule": "schedule:PATH (a file of helm-gym hindsight)",
-    "ppo": "ppo:PATH (a model.zip of helm-gym train, or its run folder) or ppo:released",
+    "ppo": "ppo:PATH (a model.zip of helm-gym train, or its run folder), ppo:released[-discrete]",
     "recurrent-ppo": "recurrent-ppo:PATH",
     "sac": "sac:PATH",
     "dqn": "dqn:PATH (as ppo:PATH, of these algorithms)",
@@ -166,9 +166,10 @@ def _trained(spec: str, rest: str) -> Policy:
     if not rest:
         raise ConfigError(f"policy {spec!r} needs a file; write {FORMS[spec.partition(':')[0]]}")
     from helm_gym.agents.policy import TrainedPolicy
-    from helm_gym.agents.released import NAME, released
+    from helm_gym.agents.released import is_released, released
 
-    policy = TrainedPolicy(released(spec.partition(":")[0]) if rest == NAME else rest)
+    kind = spec.partition(":")[0]
+    policy = TrainedPolicy(released(kind, rest) if is_released(rest) else rest)
     made_by = policy.card.algorithm
     if not spec.startswith(f"{made_by}:"):
         raise ConfigError(f"policy {spec!r}: {policy.path} is of {made_by}; write {made_by}:{rest}")

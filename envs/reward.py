@@ -48,11 +48,11 @@ TERMS = ("slo_satisfaction", "latency", "slo_violation", "refill", "shed", "move
 class RewardConfig(Frozen):
     """Weights of the terms, each at least 0; a term's sign is part of its meaning.
 
-    ``latency_measure`` is ``p99_excess`` for max(0, P99 - SLO) / SLO, ``p99`` for P99 / SLO, or
-    ``mean`` for mean latency / SLO.
+    ``latency_measure`` is ``p99_excess`` for max(0, P99 - SLO) / SLO, ``p99`` for P99 / SLO,
+    ``log_p99`` for log(1 + P99 / SLO), or ``mean`` for mean latency / SLO.
     """
 
-    latency_measure: Literal["p99_excess", "p99", "mean"] = "p99_excess"
+    latency_measure: Literal["p99_excess", "p99", "log_p99", "mean"] = "p99_excess"
     slo_satisfaction: float = Field(default=0.0, ge=0)
     latency: float = Field(default=0.0, ge=0)
     slo_violation: float = Field(default=0.0, ge=0)
@@ -97,6 +97,9 @@ PRESETS: Mapping[str, RewardConfig] = {
     ),
     # Mean latency alone: the plainest reward, and what a baseline study would begin with.
     "mean_latency": RewardConfig(latency_measure="mean", latency=1.0),
+    # What comparisons are about: the tail, in ratios. Inside the SLO it still has a slope, which
+    # "paper" has not, and one overloaded window does not outweigh all others.
+    "log_p99": RewardConfig(latency_measure="log_p99", latency=1.0),
 }
 
 
@@ -186,7 +189,8 @@ class Reward:
             latency = np.where(nothing, unserved, latency)
         if measure == "p99_excess":
             return np.maximum(0.0, latency - self._slo_ms) / self._slo_ms
-        return latency / self._slo_ms
+        ratio = latency / self._slo_ms
+        return np.log1p(ratio) if measure == "log_p99" else ratio
 
 
 def total(terms: Mapping[str, Floats]) -> Floats:

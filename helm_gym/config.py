@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -23,10 +23,27 @@ ROUTERS = (
     "kv_affinity",
     "predicted_completion",
     "helm_score",
+    "power_of_two",
+    "emb_affinity",
+    "sglang_like",
+    "dynamo_like",
+    "foresight",
 )
 """Router names; the position is the id that the kernel switches on."""
-KV_ROUTERS = ("kv_affinity", "predicted_completion", "helm_score")
+KV_ROUTERS = (
+    "kv_affinity",
+    "predicted_completion",
+    "helm_score",
+    "sglang_like",
+    "dynamo_like",
+    "foresight",
+)
 """Routers that prefer nodes which hold the user's KV."""
+BOOKING_ROUTERS = ("sglang_like", "dynamo_like", "foresight")
+"""Routers that keep books of what they have sent, unless ``books_own`` says otherwise."""
+
+PRICES = ("router.price_half_life_s", "router.price_utilisation")
+"""Assumed numbers that only ``foresight`` reads."""
 
 
 class Hardware(Frozen):
@@ -98,13 +115,47 @@ class Kv(Frozen):
 
 
 class Refill(Grown):
-    """How shards are copied into new EMB pages."""
+    """How shards are copied into new EMB pages. Settings of a mode have no value in the others."""
 
-    mode: Literal["naive", "throttled"] = "throttled"
+    ADDED = ("floor", "patience_s", "rush", "chunk_mb")
+    PACED: ClassVar[Mapping[str, Quantity]] = {
+        "floor": assumed(0.15, 0.05, 0.5, why="chosen on tuning seeds, docs/refill.md"),
+        "patience_s": assumed(2.0, 0.5, 8.0, "s", "chosen on tuning seeds, docs/refill.md"),
+        "rush": assumed(1.0, 0.2, 1.0, why="chosen on tuning seeds, docs/refill.md"),
+        "chunk_mb": assumed(2.0, 0.5, 8.0, "MB", "a stall of 0.2 ms at 12 GB/s"),
+    }
+
+    mode: Literal["naive", "throttled", "paced"] = "throttled"
+    # Of paced: the part of the link time below which refill starves, how long it bears that, the
+    # part that it takes from then on, and the size of a chunk that a request may wait for.
+    floor: Annotated[Number, within(0, 1)] | None = None
+    patience_s: Annotated[Number, within(0)] | None = None
+    rush: Annotated[Number, within(0, 1)] | None = None
+    chunk_mb: Positive | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or data.get("mode") != "paced":
+            return data
+        given = {name: value for name, value in data.items() if value is not None}
+        return {**cls.PACED, **given}
 
 
 class Router(Grown):
     """Which node serves a request. Weights of ``helm_score`` are profiled unless given."""
+
+    ADDED: ClassVar[tuple[str, ...]] = (
+        "staleness_ms",
+        "books_own",
+        "spare_only",
+        "balance_requests",
+        "balance_ratio",
+        "match_threshold",
+        "overlap_weight",
+        "price_half_life_s",
+        "price_utilisation",
+    )
 
     name: str = "predicted_completion"
     kv_weight: float | None = Field(default=None, ge=0)
@@ -116,6 +167,46 @@ class Router(Grown):
     overload: Number = Field(
         default_factory=lambda: Quantity(value=0.85, source="HELM, one secondary reading")
     )
+    # Time between two reports of the nodes; the router sees the last one. 0: it sees them live.
+    staleness_ms: float = Field(default=0.0, ge=0, le=500)
+    # Whether it adds what it has sent since the last report; by default as its original does.
+    books_own: bool | None = None
+    # Whether an overloaded node gives way only to one that is not overloaded itself.
+    spare_only: bool = False
+    balance_requests: Number = Field(  # sglang_like
+        default_factory=lambda: Quantity(
+            value=64.0, unit="requests", source="SGLang, default of --balance-abs-threshold"
+        )
+    )
+    balance_ratio: Annotated[Number, within(1)] = Field(
+        default_factory=lambda: Quantity(
+            value=1.5, source="SGLang, default of --balance-rel-threshold"
+        )
+    )
+    match_threshold: Annotated[Number, within(0, 1)] = Field(
+        default_factory=lambda: Quantity(value=0.3, source="SGLang, default of --cache-threshold")
+    )
+    overlap_weight: Annotated[Number, within(0)] = Field(  # dynamo_like
+        default_factory=lambda: Quantity(
+            value=1.0, source="Dynamo, default of --router-kv-overlap-score-weight"
+        )
+    )
+    price_half_life_s: Positive = Field(  # foresight
+        default_factory=lambda: assumed(
+            10.0, 5.0, 60.0, "s", "10 and 60 s gave the same P99 within 0.3 %"
+        )
+    )
+    price_utilisation: Annotated[Number, within(0, 0.999)] = Field(
+        default_factory=lambda: assumed(
+            0.95, 0.5, 0.99, why="beyond it a queue's formulas for a steady state mean nothing"
+        )
+    )
+
+    @property
+    def books(self) -> bool:
+        """Whether the router keeps books of what it has sent."""
+        habit = self.name in BOOKING_ROUTERS
+        return self.staleness_ms > 0.0 and (habit if self.books_own is None else self.books_own)
 
     @model_validator(mode="after")
     def _known(self) -> Router:
@@ -224,8 +315,12 @@ class Scenario(Frozen):
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
     def assumptions(self) -> list[tuple[str, Quantity]]:
-        """Every number that is assumed rather than measured, with its path."""
-        return [(path, quantity) for path, quantity in walk(self) if quantity.assumed]
+        """Every number that is assumed rather than measured, with its path.
+
+        Prices are numbers of one router and are left out with any other.
+        """
+        unused = () if self.router.name == "foresight" else PRICES
+        return [(path, q) for path, q in walk(self) if q.assumed and path not in unused]
 
     def extrapolations(self) -> list[str]:
         """Say which kernel times leave the measured range without being in ``extrapolates``."""

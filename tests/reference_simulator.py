@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -22,7 +22,7 @@ from helm_gym.seeding import Stream
 from helm_gym.sim.layout import Node as Column
 from helm_gym.sim.lowering import Lowered
 
-GB, MS, US = 1e9, 1e-3, 1e-6
+GB, MB, MS, US = 1e9, 1e6, 1e-3, 1e-6
 SKIP_FULL = 0.99  # section 6: a page that misses filled this far is not copied
 
 
@@ -41,8 +41,10 @@ class Node:
     fill: dict[int, float] = field(default_factory=dict)  # shard with a page -> resident part
     queue: deque[int] = field(default_factory=deque)  # shards to copy
     ready: deque[float] = field(default_factory=deque)  # naive: when each of them arrives
-    copied: float = 0.0  # throttled: bytes of the first one that are there
+    copied: float = 0.0  # not naive: bytes of the first one that are there
+    owed: float = 0.0  # paced: seconds of the link that refill may take from requests
     pace: float = 1.0  # part of its link time that refill may use
+    prices: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # of link, GPU, a block
     outside_rate: float = 0.0  # look-up bytes/s of the hottest shard outside
 
     def __post_init__(self) -> None:
@@ -50,6 +52,19 @@ class Node:
         self.heat = [0.0] * self.shards
         self.asked = [0.0] * self.groups  # bytes looked up since the last tick
         self.sums = dict.fromkeys(Column, 0.0)
+
+    @property
+    def free(self) -> float:
+        """When both servers are free."""
+        return max(self.link_free, self.gpu_free)
+
+
+class Seen:
+    """What a node last reported to the router, and what the router has added to that."""
+
+    def __init__(self, node: Node) -> None:
+        self.link_free, self.gpu_free = node.link_free, node.gpu_free
+        self.kv, self.fill = set(node.kv), dict(node.fill)
 
     @property
     def free(self) -> float:
@@ -78,7 +93,8 @@ class Twin:
         self.pool = scenario.memory.pool_gb.value * GB
         self.shard_bytes = emb.table_gb.value * GB / emb.shards
         self.block_bytes = kv.block_tokens.value * 2 * model.layers.value * model.width.value * 2
-        self.lru, self.naive = emb.policy == "lru", scenario.refill.mode == "naive"
+        self.lru, mode = emb.policy == "lru", scenario.refill.mode
+        self.naive, self.paced = mode == "naive", mode == "paced"
         host = scenario.hardware.host
         keys = host.keys_per_s.value * emb.bytes_per_key.value
         self.miss_rate = min(host.miss_gbps.value * GB, keys)
@@ -90,6 +106,9 @@ class Twin:
             own = scenario.workload.profile.interest_half_life_s.value / regime.speedup
             self.drift_half_life = regime.drift_half_life_s or own
         self.router = getattr(self, f"_{scenario.router.name}")
+        self.staleness_s = scenario.router.staleness_ms * MS
+        own, books = scenario.router.books_own, ("sglang_like", "dynamo_like", "foresight")
+        self.books = scenario.router.name in books if own is None else own
         self.history = low.users["history"].tolist()
         self.last_seen = [-math.inf] * len(self.history)
         self.evicted: dict[int, tuple[int, int]] = {}  # user -> (node, its clock)
@@ -140,7 +159,7 @@ class Twin:
         now, later = self.now_p[group][shard], self.later_p[group][shard]
         return now + (1 - 2 ** (-max(0.0, time) / self.drift_half_life)) * (later - now)
 
-    def hit_rate(self, node: Node, group: int, time: float) -> float:
+    def hit_rate(self, node: Node | Seen, group: int, time: float) -> float:
         total = sum(self.probability(group, s, time) * f for s, f in node.fill.items())
         return min(1.0, max(0.0, total))
 
@@ -150,6 +169,9 @@ class Twin:
             while node.queue and node.ready[0] <= now:
                 node.ready.popleft()
                 self._finish_copy(node)
+            return
+        if self.paced:
+            self._install_paced(node, now)
             return
         idle = node.pace * (now - max(node.link_free, node.refilled_to))
         node.refilled_to = max(node.refilled_to, now)
@@ -165,6 +187,49 @@ class Twin:
             node.copied += spent * self.refill_rate
             if spent == rest:
                 self._finish_copy(node)
+
+    def _install_paced(self, node: Node, now: float) -> None:
+        """All idle time, and chunks ahead of later requests once that was too little for long."""
+        paid, before = self.scenario.refill, node.refilled_to
+        node.refilled_to = max(before, now)
+        most_saved = -paid.floor.value * paid.patience_s.value
+        if not node.queue:
+            node.owed = most_saved
+            return
+        idle = node.pace * max(0.0, now - max(node.link_free, before))
+        used = self._copy_bytes(node, idle * self.refill_rate) / self.refill_rate
+        self._book_copying(node, used)
+        part = paid.floor.value if node.owed < 0 else paid.rush.value
+        node.owed += node.pace * part * max(0.0, now - before) - used
+        node.owed = max(node.owed, most_saved)
+        latency = self.scenario.hardware.host.latency_us.value * US
+        chunk = paid.chunk_mb.value * MB
+        while node.owed >= latency + chunk / self.refill_rate:
+            copied = self._copy_bytes(node, min(chunk, self.shard_bytes - node.copied))
+            if not copied:
+                return
+            seconds = copied / self.refill_rate
+            self._book_copying(node, seconds)
+            node.sums[Column.LINK_S] += latency
+            node.owed -= latency + seconds
+            node.link_free = max(node.link_free, now) + latency + seconds
+
+    def _copy_bytes(self, node: Node, most: float) -> float:
+        """Paced: copy up to so many bytes, the most wanted shard first; return how many."""
+        left = most
+        while node.queue and left > 0.0:
+            if node.copied == 0.0:
+                waiting = [s for s in node.queue if node.fill.get(s, 1.0) < SKIP_FULL]
+                waiting.sort(key=lambda s: (-node.heat[s] * (1 - node.fill[s]), s))
+                node.queue = deque(waiting)
+                if not waiting:
+                    break
+            part = min(left, self.shard_bytes - node.copied)
+            node.copied += part
+            left -= part
+            if node.copied >= self.shard_bytes:
+                self._finish_copy(node)
+        return most - left
 
     def _book_copying(self, node: Node, seconds: float) -> None:
         node.sums[Column.LINK_S] += seconds
@@ -298,6 +363,9 @@ class Twin:
             "kv_affinity",
             "predicted_completion",
             "helm_score",
+            "sglang_like",
+            "dynamo_like",
+            "foresight",
         )
         evictor, clock = self.evicted.get(user, (-1, 0))
         if evictor != index and not (seeks_kv and evictor >= 0):
@@ -310,50 +378,141 @@ class Twin:
     # -- routers, section 7 ----------------------------------------------------------------------
 
     def _round_robin(self, asked: Asked, fresh: int, candidates: int) -> int:
-        return self.turn % len(self.nodes)
+        return self.turn % len(self.known)
+
+    def _all(self) -> range:
+        return range(len(self.known))
+
+    def _first_free(self, among: Iterable[int]) -> int:
+        return min(among, key=lambda n: (self.known[n].free, n))
+
+    def _delay(self, n: int, time: float) -> float:
+        return max(0.0, self.known[n].free - time)
 
     def _least_loaded(self, asked: Asked, fresh: int, candidates: int) -> int:
-        return min(range(len(self.nodes)), key=lambda n: (self.nodes[n].free, n))
+        return self._first_free(self._all())
+
+    def _power_of_two(self, asked: Asked, fresh: int, candidates: int) -> int:
+        nodes = len(self.known)
+        if nodes == 1:
+            return 0
+        drawn = scramble((self.turn + 1) * 0x9E3779B97F4A7C15 & MASK)
+        one = drawn % nodes
+        other = (one + 1 + (drawn >> 32) % (nodes - 1)) % nodes
+        return other if self.known[other].free < self.known[one].free else one
 
     def _consistent_hash(self, asked: Asked, fresh: int, candidates: int) -> int:
         key, bucket, jump = scramble(asked.user), -1, 0
-        while jump < len(self.nodes):
+        while jump < len(self.known):
             bucket = jump
             key = (key * 2862933555777941757 + 1) & MASK
             jump = int((bucket + 1) * (2.0**31 / ((key >> 33) + 1)))
         return bucket
 
     def _kv_affinity(self, asked: Asked, fresh: int, candidates: int) -> int:
-        holders = [n for n, node in enumerate(self.nodes) if asked.user in node.kv]
-        among = holders or range(len(self.nodes))
-        return min(among, key=lambda n: (self.nodes[n].free, n))
+        holders = [n for n, node in enumerate(self.known) if asked.user in node.kv]
+        return self._first_free(holders or self._all())
+
+    def _work(self, n: int, asked: Asked, fresh: int, candidates: int) -> tuple[float, float]:
+        """Link and GPU seconds of the request on node n, as far as the router can tell."""
+        node, history = self.known[n], self.history[asked.user]
+        new, cached = (fresh, history - fresh) if asked.user in node.kv else (history, 0)
+        missing = 1 - self.hit_rate(node, asked.group, asked.time)
+        link = self.link_seconds(missing * self.look_ups(new, candidates))
+        return link, self.gpu_seconds(new, cached, candidates)
 
     def _predicted_completion(self, asked: Asked, fresh: int, candidates: int) -> int:
-        history, ends = self.history[asked.user], []
-        for n, node in enumerate(self.nodes):
-            new, cached = (fresh, history - fresh) if asked.user in node.kv else (history, 0)
-            missing = 1 - self.hit_rate(node, asked.group, asked.time)
-            link = self.link_seconds(missing * self.look_ups(new, candidates))
+        ends = []
+        for n, node in enumerate(self.known):
+            link, gpu = self._work(n, asked, fresh, candidates)
             fetched = max(asked.time, node.link_free) + link
-            gpu = self.gpu_seconds(new, cached, candidates)
             ends.append((max(fetched, node.gpu_free) + gpu, n))
         return min(ends)[1]
 
     def _helm_score(self, asked: Asked, fresh: int, candidates: int) -> int:
-        router, slo = self.scenario.router, self.scenario.slo.p99_ms.value * MS
+        router = self.scenario.router
         w_kv, w_emb, w_load = self._weights()
         favourite = self._consistent_hash(asked, fresh, candidates)
-        scores, loads = [], []
-        for n, node in enumerate(self.nodes):
-            loads.append(min(1.0, max(0.0, node.free - asked.time) / slo))
-            hot = self.hottest[asked.group]
-            score = w_emb * sum(node.fill.get(s, 0.0) for s in hot) / len(hot)
-            score += w_load * (1 - loads[n]) + (w_kv if asked.user in node.kv else 0.0)
+        scores = []
+        for n, node in enumerate(self.known):
+            score = w_emb * self._hot_part(n, asked.group) + w_load * (1 - self._load(n, asked))
+            score += w_kv if asked.user in node.kv else 0.0
             scores.append(score + (router.affinity_bonus.value if n == favourite else 0.0))
         best = max(range(len(scores)), key=lambda n: (scores[n], -n))
-        if loads[best] > router.overload.value:
-            return self._least_loaded(asked, fresh, candidates)
-        return best
+        return self._unless_overloaded(best, asked)
+
+    def _hot_part(self, n: int, group: int) -> float:
+        hot = self.hottest[group]
+        return sum(self.known[n].fill.get(s, 0.0) for s in hot) / len(hot)
+
+    def _load(self, n: int, asked: Asked) -> float:
+        return min(1.0, self._delay(n, asked.time) / (self.scenario.slo.p99_ms.value * MS))
+
+    def _unless_overloaded(self, best: int, asked: Asked) -> int:
+        router, spare = self.scenario.router, self._first_free(self._all())
+        if self._load(best, asked) <= router.overload.value:
+            return best
+        nowhere = self._load(spare, asked) > router.overload.value
+        return best if router.spare_only and nowhere else spare
+
+    def _emb_affinity(self, asked: Asked, fresh: int, candidates: int) -> int:
+        whole = [math.floor(20 * self._hot_part(n, asked.group) + 1e-6) for n in self._all()]
+        return self._unless_overloaded(
+            self._first_free(n for n in self._all() if whole[n] == max(whole)), asked
+        )
+
+    def _sglang_like(self, asked: Asked, fresh: int, candidates: int) -> int:
+        router, history = self.scenario.router, self.history[asked.user]
+        rate = self.scenario.workload.capacity_rps_per_node.value
+        queued = [self._delay(n, asked.time) * rate for n in self._all()]  # requests
+        apart = max(queued) - min(queued) > router.balance_requests.value
+        if apart and max(queued) > router.balance_ratio.value * min(queued):
+            return self._first_free(self._all())
+        if (history - fresh) / history <= router.match_threshold.value:
+            return self._first_free(self._all())
+        return self._kv_affinity(asked, fresh, candidates)
+
+    def _dynamo_like(self, asked: Asked, fresh: int, candidates: int) -> int:
+        work, weight = self.scenario.workload, self.scenario.router.overlap_weight.value
+        history = int(math.exp(work.profile.history.log_mean.value))
+        prefilled = history / self.gpu_seconds(history, 0, 0)  # tokens/s
+        held = work.capacity_rps_per_node.value * history  # tokens of requests in flight, by delay
+        costs = []
+        for n, node in enumerate(self.known):
+            new = fresh if asked.user in node.kv else self.history[asked.user]
+            delay = self._delay(n, asked.time)
+            cost = weight * (new + prefilled * delay) + held * delay
+            costs.append((cost, node.free, n))
+        return min(costs)[2]
+
+    def _foresight(self, asked: Asked, fresh: int, candidates: int) -> int:
+        totals = []
+        for n, node in enumerate(self.known):
+            link, gpu = self._work(n, asked, fresh, candidates)
+            u_link = max(0.0, node.link_free - asked.time)
+            u_gpu = max(0.0, node.gpu_free - asked.time)
+            p_link, p_gpu, p_block = self.nodes[n].prices
+            later = p_link * (u_link * link + link**2 / 2) + p_gpu * (u_gpu * gpu + gpu**2 / 2)
+            if asked.user not in node.kv:
+                later += p_block * self.blocks(self.history[asked.user])
+            totals.append((max(u_link + link, u_gpu) + gpu + later, n))
+        return min(totals)[1]
+
+    def _reprice(self, node: Node, until: float) -> None:
+        router, window = self.scenario.router, self.scenario.episode.step_s
+        rate = (node.sums[Column.ARRIVED] - node.sums[Column.SHED]) / window
+        copies = 0.0 if self.naive else node.sums[Column.REFILL_BYTES] / self.refill_rate
+        most = router.price_utilisation.value
+        link = rate / (1 - min(most, (node.sums[Column.LINK_S] - copies) / window))
+        gpu = rate / (1 - min(most, node.sums[Column.GPU_S] / window))
+        stay = until - self.last_seen[next(iter(node.kv))] if node.kv else 0.0
+        ghost_blocks = self.scenario.kv.ghost_gb * GB / self.block_bytes
+        block = node.sums[Column.GHOST_KV_S] / window / ghost_blocks * stay
+        keep = 2 ** (-window / router.price_half_life_s.value)
+        node.prices = [
+            keep * old + (1 - keep) * new
+            for old, new in zip(node.prices, (link, gpu, block), strict=True)
+        ]
 
     def _weights(self) -> tuple[float, float, float]:
         work, emb, router = self.scenario.workload, self.scenario.emb, self.scenario.router
@@ -377,6 +536,7 @@ class Twin:
         while self.source.next_before(begin):
             pass
         self.now, self.next_tick = begin, begin + self.scenario.emb.tick_s.value
+        self.next_report = begin if self.staleness_s else math.inf
         self.nodes = [Node(self.shards, self.groups, begin) for _ in range(self.scenario.nodes)]
         for node in self.nodes:
             rows = self.now_p[:-1]  # every group asked equally often, one table in all
@@ -391,6 +551,7 @@ class Twin:
             node.queue.clear()
             node.ready.clear()
             node.link_free = begin
+        self.known = self.nodes  # live, unless reports take its place
 
     def reseed(self, streams: Sequence[int]) -> None:
         """What a reset does after the warm start is copied."""
@@ -413,13 +574,28 @@ class Twin:
         for node in self.nodes:
             self.install(node, until)
             self._levels(node, until)
+            self._reprice(node, until)
         self.now = until
         return rows
 
     def _ticks(self, until: float) -> None:
-        while self.next_tick <= until:
-            self.tick(self.next_tick)
-            self.next_tick += self.scenario.emb.tick_s.value
+        while min(self.next_tick, self.next_report) <= until:
+            if self.next_tick <= self.next_report:
+                self.tick(self.next_tick)
+                self.next_tick += self.scenario.emb.tick_s.value
+            else:
+                self.known = [Seen(node) for node in self.nodes]
+                self.next_report += self.staleness_s
+
+    def _book(self, n: int, asked: Asked, fresh: int, candidates: int) -> None:
+        """The router's own entry into the last report."""
+        node = self.known[n]
+        link, gpu = self._work(n, asked, fresh, candidates)
+        fetched = max(asked.time, node.link_free) + link
+        start = max(fetched, node.gpu_free)
+        if start - link - asked.time <= self.scenario.slo.deadline_ms.value * MS:
+            node.link_free, node.gpu_free = fetched, start + gpu
+            node.kv.add(asked.user)
 
     def _levels(self, node: Node, until: float) -> None:
         pages = self.scenario.kv.ghost_gb * GB / self.shard_bytes
@@ -447,6 +623,8 @@ class Twin:
         fresh = min(fresh, history)
         candidates = int(self.scenario.workload.surfaces[surface].candidates.value)
         index = self.router(asked, fresh, candidates)
+        if self.staleness_s and self.books:
+            self._book(index, asked, fresh, candidates)
         node, slo = self.nodes[index], self.scenario.slo
         self.turn += 1
         sums = node.sums

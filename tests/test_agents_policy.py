@@ -29,7 +29,12 @@ KINDS = {
     "cluster": {},
     "gsde": {"settings": {"use_sde": True, "net_arch": [16]}},
     "increment": {"settings": {"action": "increment"}},
+    "choice": {"settings": {"action": "choice", "bound": 0.06}},
     "residual": {"settings": {"action": "residual"}},
+    "together": {
+        "control": "node",
+        "settings": {"action": "choice", "context": True, "batch_size": None, "coherence": 0.5},
+    },
     "node": {
         "control": "node",
         "settings": {"action": "residual", "context": True, "batch_size": None},

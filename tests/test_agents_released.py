@@ -17,9 +17,12 @@ from typer.testing import CliRunner
 from helm_gym.agents import released
 from helm_gym.agents.policy import TrainedPolicy
 from helm_gym.agents.train import train
-from helm_gym.baselines.bench_splits import TRAINING, check_policy
+from helm_gym.baselines.bench_splits import TRAINING, VALIDATION, check_policy
 from helm_gym.baselines.specs import TRAINED, make_policy
+from helm_gym.baselines.suite import LOADS
 from helm_gym.cli import app
+from helm_gym.config import Scenario
+from helm_gym.envs.action import INCREMENTS
 from helm_gym.envs.observation import FEATURES
 from helm_gym.errors import CheckpointError
 
@@ -76,6 +79,11 @@ def test_a_missing_card_is_named(model: Path) -> None:
         (lambda card: card["view"].update(observation="paper8"), "train it again"),
         (lambda card: card.update(format=99), "is of format 99"),
         (lambda card: card["view"].update(action="teleport"), "another version"),
+        (lambda card: card["view"].update(action="choice"), "needs 21 and 7; card and weights"),
+        (lambda card: card["view"].update(observation="paper7"), "train it again"),
+        (lambda card: card["view"].update(control="node", context=True), "needs 42 and 1"),
+        (lambda card: card.update(algorithm="dqn"), "dqn chooses steps"),
+        (lambda card: card.update(algorithm="recurrent-ppo"), "has no weights 'lstm_in'"),
     ],
 )
 def test_a_model_that_does_not_fit_this_version_is_refused(
@@ -89,19 +97,45 @@ def test_a_model_that_does_not_fit_this_version_is_refused(
         TrainedPolicy(model)
 
 
-@pytest.mark.parametrize("algorithm", TRAINED)
-def test_every_algorithm_has_a_released_model_of_the_training_split(algorithm: str) -> None:
-    policy = make_policy(f"{algorithm}:released")
+RELEASED = [*(f"{algorithm}:released" for algorithm in TRAINED), "ppo:released-discrete"]
+
+
+@pytest.mark.parametrize("spec", RELEASED)
+def test_every_algorithm_has_a_released_model_of_the_training_split(spec: str) -> None:
+    policy = make_policy(spec)
     assert isinstance(policy, TrainedPolicy)
     card = policy.card
-    assert card.algorithm == algorithm and card.seed in TRAINING.seeds
-    check_policy(f"{algorithm}:released", policy, {})
+    assert spec.startswith(f"{card.algorithm}:") and card.seed in TRAINING.seeds
+    check_policy(spec, policy, {})
     policy.reset(0)
     features = len(FEATURES[policy.observation])
     shares = policy.act(np.full((1, 4, features), 0.3, np.float32))  # node by node, any cluster
     assert shares.shape == (1, 4) and np.isfinite(shares).all()
 
 
-def test_what_is_not_released_is_named() -> None:
-    with pytest.raises(CheckpointError, match="ppo:released"):
-        released.released("a2c")
+@pytest.mark.parametrize("spec", ["ppo:released", "ppo:released-discrete"])
+def test_base_policies_say_how_they_were_trained_and_chosen(spec: str) -> None:
+    path = make_policy(spec).path  # type: ignore[attr-defined]
+    about = json.loads(path.with_suffix(".json").read_text())
+    card, seeds, trained = about["card"], about["seeds"], about["trained"]
+    runs = {run["seed"]: run for run in seeds["runs"]}
+    assert len(runs) >= 3 and card["seed"] == seeds["chosen"]
+    assert card["run"] == runs[card["seed"]]["run"]
+    assert min(runs.values(), key=lambda run: run["score"])["seed"] == card["seed"]
+    assert set(seeds["score_seeds"]) <= set(VALIDATION.seeds)
+    assert seeds["curves"][-1]["low"] <= seeds["curves"][-1]["high"]
+    assert trained["spread"] > 0.0  # scenarios are drawn ...
+    stated = [s for s in trained["scenarios"] if s["load"] in LOADS]
+    assert {scenario["name"] for scenario in stated} == set(TRAINING.scenarios)
+    assert len(trained["scenarios"]) == 2 * len(stated)  # ... for half of the clusters
+    for scenario in stated:
+        own = Scenario.load(scenario["name"]).replace({"workload.load": scenario["load"]})
+        assert own.digest() == scenario["digest"]
+    action = {"ppo:released": "increment", "ppo:released-discrete": "choice"}[spec]
+    assert card["view"]["action"] == action and card["view"]["bound"] == max(INCREMENTS)
+
+
+@pytest.mark.parametrize(("algorithm", "name"), [("a2c", "released"), ("ppo", "released-x")])
+def test_what_is_not_released_is_named(algorithm: str, name: str) -> None:
+    with pytest.raises(CheckpointError, match=r"ppo:released, ppo:released-discrete, recurrent-"):
+        released.released(algorithm, name)

@@ -11,6 +11,7 @@ import pytest
 from small import REGIMES, small_scenario, started, wandering_shares, with_params
 
 from helm_gym.sim import emb_cache, kv_cache
+from helm_gym.sim import refill as refill_room
 from helm_gym.sim.layout import Kv, Node, Sizes, State, buffer_bytes, view
 from helm_gym.sim.params import Params
 from helm_gym.sim.simulator import Simulator
@@ -107,7 +108,7 @@ def test_kv_is_an_exact_lru(seed: int) -> None:
             tokens = int(grown[user, node])
         if held:
             tokens = max(tokens, lru.tokens[user])
-        assert kv_cache.resident(kv, user, node) == held
+        assert kv_cache.resident(kv.mask, user, node) == held
         blocks = -(-tokens // BLOCK) - -(-lru.tokens.get(user, 0) // BLOCK)
         evicted = kv_cache.store(
             kv,
@@ -176,8 +177,8 @@ def test_a_history_larger_than_the_cache_is_not_kept() -> None:
         )
         == 0
     )
-    assert kv_cache.resident(state.kv, 7, 0)
-    assert not kv_cache.resident(state.kv, 8, 0)
+    assert kv_cache.resident(state.kv.mask, 7, 0)
+    assert not kv_cache.resident(state.kv.mask, 8, 0)
 
 
 # -- EMB -----------------------------------------------------------------------------------------
@@ -199,7 +200,11 @@ class Table:
 
     def refill(self, now: float) -> tuple[float, int]:
         args = self.emb, self.state.stages, self.cache, self.params.cost, 0, now
-        return emb_cache.refill(*args)
+        if not self.cache.paced_refill:
+            return refill_room.refill(*args)
+        copied, loads, seconds = refill_room.paced(*args)
+        assert seconds >= copied / self.params.cost.refill_rate
+        return copied, loads
 
     def tick(self, looked_up: np.ndarray, drift: float = 0.0, now: float = 0.0):
         """One tick after (G,) look-up bytes."""
@@ -246,9 +251,10 @@ class Table:
     [
         {"refill.mode": "throttled"},
         {"refill.mode": "naive"},
+        {"refill.mode": "paced", "refill.patience_s": 0},
         {"emb.policy": "lru"},
     ],
-    ids=["throttled", "naive", "lru"],
+    ids=["throttled", "naive", "paced", "lru"],
 )
 def test_emb_bookkeeping_survives_anything(changes: dict[str, str]) -> None:
     table, rng, now = Table(**changes), np.random.default_rng(1), 0.0
@@ -470,6 +476,83 @@ def test_more_emb_never_lowers_the_hit_rate(policy: str, regime: str) -> None:
     rates = [rate for _, rate in hits_by_pool([(e, 1) for e in (1, 2, 4, 8)], **changes)]
     assert rates == sorted(rates)
     assert rates[-1] > 1.2 * rates[0], "the sizes make no difference here"
+
+
+PACED = {"refill.mode": "paced", "refill.floor": 0.25, "refill.rush": 0.5, "refill.chunk_mb": 5.0}
+
+
+def paced_table(patience_copies: float) -> Table:
+    """A table whose patience is that many copies long, and whose queue is empty."""
+    copy_s = Table().copy_s
+    table = Table(**PACED, **{"refill.patience_s": patience_copies * copy_s})
+    table.resize(0)
+    table.refill(0.0)
+    return table
+
+
+def test_paced_copies_get_their_floor_of_a_busy_link_once_patience_is_over() -> None:
+    table = paced_table(patience_copies=8)
+    table.resize(5)
+    busy_until = 1000 * table.copy_s
+    table.state.stages.link_free[0] = busy_until
+    assert table.refill(7.9 * table.copy_s) == (0.0, 0)
+    assert table.state.stages.link_free[0] == busy_until, "no request may wait for a copy yet"
+    copied, loads = table.refill(16 * table.copy_s)
+    queued_s = table.state.stages.link_free[0] - busy_until
+    chunk_s = table.params.cost.link_latency + table.cache.chunk_bytes / (
+        table.params.cost.refill_rate
+    )
+    owed = 0.25 * 8 * table.copy_s  # a quarter of what came after the patience
+    assert owed - chunk_s < queued_s <= owed
+    chunks = copied / table.cache.chunk_bytes
+    assert queued_s == pytest.approx(
+        chunks * table.params.cost.link_latency + copied / table.params.cost.refill_rate, rel=1e-6
+    )
+    assert loads == 1
+    table.refill(18 * table.copy_s)  # it has starved: half of the time is its own now
+    rushed_s = table.state.stages.link_free[0] - busy_until - queued_s
+    assert rushed_s == pytest.approx(table.copy_s, abs=chunk_s)
+
+
+def test_paced_copies_take_nothing_from_requests_where_idle_time_gives_the_floor() -> None:
+    table, now = paced_table(patience_copies=1), 0.0
+    table.resize(40)
+    for _ in range(51):  # 15.3 copies in the idle parts
+        table.state.stages.link_free[0] = now + 0.7 * table.copy_s
+        now += table.copy_s
+        table.refill(now)
+        assert table.state.stages.link_free[0] < now
+    assert table.emb.waiting[0] == 25
+
+
+def test_a_paused_node_is_owed_nothing() -> None:
+    table = paced_table(patience_copies=0)
+    table.resize(5)
+    table.state.stages.link_free[0] = 10.0
+    table.state.stages.pace[0] = 0.0
+    assert table.refill(1.0) == (0.0, 0)
+    table.state.stages.pace[0] = 1.0
+    assert table.refill(1.0 + 1e-9) == (0.0, 0), "a pause must not be paid for afterwards"
+    assert table.refill(1.0 + 4 * table.copy_s)[0] > 0.0
+
+
+def test_paced_copies_come_in_the_order_of_the_look_ups_they_save() -> None:
+    table = paced_table(patience_copies=1)
+    table.resize(4)
+    first, second, third, fourth = table.queue()
+    heat = np.ones(48)
+    heat[[first, second, third, fourth]] = 4.0, 3.0, 2.0, 5.0
+    table.set_heat(heat)
+    for shard, fill in ((first, 0.6), (fourth, 0.995)):  # 1.6, 3, 2, and as good as full
+        emb_cache.set_fill(table.emb, table.cache.weights, 0, shard, fill)
+    order = []
+    for copies in range(1, 5):
+        table.refill((copies + 1e-6) * table.copy_s)
+        full = np.flatnonzero(table.emb.fill[0] == 1).tolist()
+        order += [shard for shard in full if shard not in order]
+    assert order == [second, third, first]
+    assert table.emb.waiting[0] == 0
+    table.assert_consistent()
 
 
 def test_naive_and_throttled_book_the_same_copies() -> None:

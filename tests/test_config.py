@@ -435,6 +435,20 @@ def test_shipped_files_use_no_key_twice(kind: str, name: str) -> None:
             pending += node.value
 
 
+def test_a_refill_mode_brings_its_own_assumptions_and_leaves_the_others_alone() -> None:
+    throttled = small_scenario()
+    assert not any(path.startswith("refill.") for path, _ in throttled.assumptions())
+    paced = throttled.replace({"refill.mode": "paced"})
+    listed = {path for path, _ in paced.assumptions() if path.startswith("refill.")}
+    assert listed == {"refill.floor", "refill.patience_s", "refill.rush", "refill.chunk_mb"}
+    assert Scenario.load(paced.to_dict()).digest() == paced.digest() != throttled.digest()
+    other = throttled.replace({"refill.mode": "paced", "refill.floor": 0.3})
+    assert other.refill.floor is not None and other.refill.floor.value == 0.3
+    assert len({paced.digest(), other.digest(), throttled.digest()}) == 3
+    with pytest.raises(ConfigError, match=r"refill.floor: must lie in \[0, 1\]"):
+        throttled.replace({"refill.mode": "paced", "refill.floor": 1.3})
+
+
 def test_settings_that_came_later_change_a_digest_only_when_they_are_set() -> None:
     class Old(Frozen):
         speed: float = 1.0

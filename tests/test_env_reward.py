@@ -69,7 +69,8 @@ def test_every_term_is_its_formula(tiny: Scenario) -> None:
 
 
 @pytest.mark.parametrize(
-    ("measure", "value"), [("p99_excess", 0.5), ("p99", 1.5), ("mean", 12 / 30)]
+    ("measure", "value"),
+    [("p99_excess", 0.5), ("p99", 1.5), ("log_p99", np.log(2.5)), ("mean", 12 / 30)],
 )
 def test_latency_measures(tiny: Scenario, measure: str, value: float) -> None:
     window = telemetry(tiny, {Node.ARRIVED: 10, Node.LATENCY_S: 0.12}, p99_s=0.045)
@@ -77,13 +78,13 @@ def test_latency_measures(tiny: Scenario, measure: str, value: float) -> None:
     np.testing.assert_allclose(terms_of(tiny, config, window)["latency"], [-2 * value])
 
 
-@pytest.mark.parametrize("measure", ["p99_excess", "p99", "mean"])
+@pytest.mark.parametrize("measure", ["p99_excess", "p99", "log_p99", "mean"])
 def test_latency_is_the_deadline_when_all_was_shed_and_nothing_when_none_came(
     tiny: Scenario, measure: str
 ) -> None:
     config = {"latency_measure": measure, "latency": 1.0}
     shed = telemetry(tiny, {Node.ARRIVED: 10, Node.SHED: 10})
-    ratio = 150 / 30 - (measure == "p99_excess")
+    ratio = {"p99_excess": 4.0, "log_p99": np.log(6.0)}.get(measure, 5.0)
     np.testing.assert_allclose(terms_of(tiny, config, shed)["latency"], [-ratio])
     np.testing.assert_array_equal(terms_of(tiny, config, telemetry(tiny, {}))["latency"], [0.0])
 

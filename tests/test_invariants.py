@@ -19,6 +19,7 @@ HARD = {"workload.load": 4.0, "slo.deadline_ms": 10}  # sheds, queues and half-d
 MODES = {
     "naive": {"refill.mode": "naive"},
     "throttled": {"refill.mode": "throttled"},
+    "paced": {"refill.mode": "paced", "refill.patience_s": 0.05},
     "lru": {"emb.policy": "lru"},
 }
 CASES = [
@@ -111,7 +112,7 @@ def resident_kv(simulator: Simulator) -> int:
     return int(entry["blocks"][entry["owner"] >= 0].sum())
 
 
-@pytest.mark.parametrize("mode", ["naive", "throttled"])
+@pytest.mark.parametrize("mode", ["naive", "throttled", "paced"])
 def test_refill_bytes_are_loads_and_what_is_under_way(mode: str) -> None:
     simulator = started(small_scenario(**HARD, **MODES[mode], **{"episode.step_s": 0.1}))
     shard, emb = simulator.scenario.emb.shard_bytes, simulator.states[0].emb
@@ -120,7 +121,7 @@ def test_refill_bytes_are_loads_and_what_is_under_way(mode: str) -> None:
         simulator.step(shares[None])
         copied += simulator.states[0].out.node[:, Node.REFILL_BYTES]
         loads += simulator.states[0].out.node[:, Node.SHARD_LOADS]
-        # A naive copy is booked when it is queued, a throttled one as it moves.
+        # A naive copy is booked when it is queued, any other as it moves.
         under_way = emb.waiting * shard if mode == "naive" else emb.copied
         np.testing.assert_allclose(copied, loads * shard + under_way, rtol=1e-9)
         half_done += (under_way > 0).sum()
@@ -133,7 +134,7 @@ def test_refill_bytes_are_loads_and_what_is_under_way(mode: str) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_link_work_is_misses_and_refill(mode: str) -> None:
     simulator = started(small_scenario(**HARD, **MODES[mode]))
-    cost = simulator.lowered.params.cost
+    cost, chunks = simulator.lowered.params.cost, 0
     for shares in wandering_shares(5, WINDOWS, 3):
         rows = simulator.record(shares, 0)
         sums = simulator.states[0].out.node
@@ -142,7 +143,10 @@ def test_link_work_is_misses_and_refill(mode: str) -> None:
             fetched = served[served[:, 5] > 0, 5]
             misses = fetched.size * cost.link_latency + fetched.sum() * cost.link_byte
             refill = sums[node, Node.REFILL_BYTES] / cost.refill_rate
-            assert sums[node, Node.LINK_S] == pytest.approx(misses + refill)
+            rest = (sums[node, Node.LINK_S] - misses - refill) / cost.link_latency
+            chunks += round(rest)  # paced: a latency for each chunk that queued with the requests
+            assert rest == pytest.approx(round(rest), abs=1e-6)
+    assert (chunks > 0) == (mode == "paced")
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -297,7 +301,7 @@ def test_warm_starts_spread_over_the_period() -> None:
 def test_a_cold_start_costs_nothing() -> None:
     """The first requests find full pages and a free link, however pages are filled later on."""
     latency = {}
-    for mode in ("naive", "throttled"):
+    for mode in ("naive", "throttled", "paced"):
         simulator = started(small_scenario(**MODES[mode]))
         state = simulator.states[0]
         assert (state.stages.link_free <= simulator.time(0)).all()
@@ -305,6 +309,7 @@ def test_a_cold_start_costs_nothing() -> None:
         assert not state.emb.waiting.any()
         latency[mode] = simulator.record(np.full(3, 0.5), 0)
     assert np.array_equal(latency["naive"], latency["throttled"])
+    assert np.array_equal(latency["paced"], latency["throttled"])
 
 
 def test_no_window_reports_infinity_or_nan_when_requests_were_served() -> None:

@@ -19,10 +19,11 @@ from helm_gym.sim.simulator import Simulator
 
 WINDOWS = 5
 RELATIVE = 1e-9
-ROUNDING_S = 1e-13  # an arrival just after 0 is a sum of gaps that began seconds before
+ROUNDING_S = 1e-12  # an arrival just after 0 is a sum of gaps that began minutes before
 CACHES = {
     "heat-naive": {"emb.policy": "heat", "refill.mode": "naive"},
     "heat-throttled": {"emb.policy": "heat", "refill.mode": "throttled"},
+    "heat-paced": {"emb.policy": "heat", "refill.mode": "paced"},
     "lru": {"emb.policy": "lru"},
 }
 CASES = list(itertools.product(REGIMES, CACHES, ROUTERS))
@@ -48,6 +49,14 @@ def random_scenario(regime: str, caches: str, router: str, seed: int) -> Scenari
         "router.kv_weight": None if rng.random() < 0.5 else float(rng.uniform(0, 1)),
         "router.affinity_bonus": float(rng.uniform(0, 0.2)),
         "router.overload": float(rng.uniform(0.3, 0.9)),
+        "router.staleness_ms": float(pick([0, 10, 70, 500])),
+        "router.books_own": pick([None, False, True]),
+        "router.spare_only": bool(rng.random() < 0.5),
+        "router.balance_requests": float(rng.uniform(0.5, 4)),
+        "router.match_threshold": float(pick([0.3, 0.9995])),
+        "router.overlap_weight": float(rng.uniform(0, 3)),
+        "router.price_half_life_s": float(rng.uniform(0.1, 2)),
+        "router.price_utilisation": float(pick([0.5, 0.95])),
         "workload.load": float(rng.uniform(0.8, 2.0)),
         "workload.users": int(rng.integers(50, 400)),
         "workload.session_start_cv": float(pick([0.6, 1.0, 1.7])),
@@ -60,6 +69,13 @@ def random_scenario(regime: str, caches: str, router: str, seed: int) -> Scenari
         "workload.regime": REGIMES[regime],
         "router.name": router,
     }
+    if CACHES[caches].get("refill.mode") == "paced":
+        changes |= {
+            "refill.floor": float(pick([0.1, 0.5, 1.0])),
+            "refill.patience_s": float(pick([0.0, 0.02, 0.2])),
+            "refill.rush": float(pick([0.2, 1.0])),
+            "refill.chunk_mb": float(pick([1, 10, 1000])),
+        }
     return small_scenario(**changes, **CACHES[caches])
 
 
@@ -104,8 +120,11 @@ def test_every_request_is_the_twins(regime: str, caches: str, router: str) -> No
     assert compare(simulator, cold_twin(simulator, seed), seed) > 100
 
 
-@pytest.mark.parametrize("router", ["kv_affinity", "predicted_completion", "helm_score"])
-def test_more_nodes_than_bits_in_a_word(router: str) -> None:
+@pytest.mark.parametrize(
+    "router", ["kv_affinity", "predicted_completion", "helm_score", "dynamo_like", "foresight"]
+)
+@pytest.mark.parametrize("staleness_ms", [0, 20])
+def test_more_nodes_than_bits_in_a_word(router: str, staleness_ms: float) -> None:
     scenario = small_scenario(
         **{
             "nodes": 67,
@@ -113,6 +132,8 @@ def test_more_nodes_than_bits_in_a_word(router: str) -> None:
             "hardware.host.miss_gbps": 0.5,  # so slow that all nodes are needed
             "emb.shards": 24,
             "router.name": router,
+            "router.staleness_ms": staleness_ms,
+            "router.books_own": True,  # else they would all go where the last report says
         }
     )
     simulator = started(scenario)
@@ -131,6 +152,7 @@ class CountingTwin(Twin):
 
     def _serve(self, asked: Asked) -> tuple[float, ...]:
         hits = [asked.user in node.kv for node in self.nodes]
+        known = [set(node.kv) for node in self.known]
         row = super()._serve(asked)
         longest = int(self.scenario.hardware.model.max_history.value)
         self.seen["shed"] += row[3] < 0
@@ -138,11 +160,18 @@ class CountingTwin(Twin):
         self.seen["kv miss"] += not row[4]
         self.seen["kv on two nodes"] += sum(hits) > 1
         self.seen["history at its longest"] += self.history[asked.user] == longest
+        self.seen["kv believed in vain"] += asked.user in known[row[2]] and not row[4]
+        self.seen["kv not known of"] += asked.user not in known[row[2]] and bool(row[4])
         self.seen["too large for the cache"] += asked.user not in self.nodes[row[2]].kv
         self.seen["copy under way"] += any(node.copied > 0 for node in self.nodes)
         self.seen["burst group"] += asked.group == self.groups - 1
         self.seen["newcomer"] += asked.user >= self.scenario.workload.users.value
         return row
+
+    def _install_paced(self, node, now: float) -> None:
+        free = node.link_free
+        super()._install_paced(node, now)
+        self.seen["chunk ahead of requests"] += node.link_free > free
 
     def window(self, shares) -> list[tuple[float, ...]]:
         rows = super().window(shares)

@@ -15,15 +15,17 @@ from helm_gym.cli import (
     leaderboard,
     machine,
     policies,
+    refill,
     results,
+    routers,
     scenarios,
     studies,
 )
 from helm_gym.cli.shared import app
 
 __all__ = [
-    "adapt", "app", "bench", "bursts", "calibration", "hindsight", "leaderboard",
-    "machine", "main", "policies", "results", "scenarios", "studies",
+    "adapt", "app", "bench", "bursts", "calibration", "hindsight", "leaderboard", "machine", "main",
+    "policies", "refill", "results", "routers", "scenarios", "studies",
 ]  # fmt: skip
 
 

@@ -108,6 +108,10 @@ def train(
         typer.Option(min=1, help="How long: rows times windows."),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="0 if not given.")] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="Several, as 0-4 or 0,3: one run each in --run-dir, and the best."),
+    ] = None,
     run_dir: Annotated[
         str | None,
         typer.Option("--run-dir", help="Where to; runs/ALGORITHM[-SUITE] if not given."),
@@ -130,8 +134,16 @@ def train(
     threads: ThreadsOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Train a policy, or continue an interrupted training."""
+    """Train a policy, or continue an interrupted training.
+
+    With --seeds, the same command skips what is finished and continues what was stopped.
+    """
     room = _training()
+    if seeds is not None and (resume is not None or seed is not None or max_minutes is not None):
+        raise ConfigError(
+            "--seeds goes without --seed, --resume and --max-minutes: the same command goes on by "
+            "itself, and seeds compare only after equally many decisions"
+        )
     if resume is not None:
         result = room.resume(resume, threads=threads, max_minutes=max_minutes, progress=not quiet)
     else:
@@ -142,10 +154,36 @@ def train(
             "max_minutes": max_minutes, "spread": _spread(randomise, spread),
         }  # fmt: skip
         asked = _train_config(config, given, parse_pairs(settings))
+        if seeds is not None:
+            _train_seeds(asked, _seeds(seeds), quiet)
+            return
         result = room.train(asked, progress=not quiet)
     typer.echo(f"{result.label}: {result.decisions:,} decisions, {result.stopped}")
     spec = f"{result.algorithm}:{result.model}"
     typer.echo(f"model: {result.model}\ncompare it: helm-gym evaluate -p static:best -p {spec}")
+
+
+def _train_seeds(asked: Any, seeds: list[int], quiet: bool) -> None:
+    from rich.console import Console
+
+    from helm_gym.agents import seeds as room
+
+    missing = asked.model_copy(update={"overwrite": False})
+    found = room.train_seeds(missing, seeds, progress=not quiet, only_missing=not asked.overwrite)
+    Console().print(room.seeds_table(found))
+    folders = " ".join(str(Path(found.folder) / run.folder) for run in found.runs)
+    typer.echo(f"model: {found.spec}\ncurves: helm-gym curves {folders}")
+
+
+def _seeds(text: str) -> list[int]:
+    """``0-4`` or ``0,3,7-9`` as numbers."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise ConfigError(f"--seeds {text}: write numbers and ranges, as in 0-4 or 0,3,7-9")
+        found += range(int(first), int(last or first) + 1)
+    return found
 
 
 @app.command()
@@ -222,10 +260,12 @@ def _split(pairs: dict[str, Any], algorithm: str = "ppo") -> tuple[dict[str, Any
 @app.command()
 @reported
 def release(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished training.")],
+    run: Annotated[
+        Path, typer.Argument(help="Folder of a finished training, or of one with --seeds.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to; ends in .safetensors.")],
 ) -> None:
-    """Write a run's model as weights and a card, without pickle, to be given away."""
+    """Write a run's model, or the best seed's, as weights and a card to be given away."""
     from helm_gym.agents import released
 
     if out.suffix != released.SUFFIX:

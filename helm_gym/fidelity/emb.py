@@ -22,6 +22,7 @@ from helm_gym.fidelity.finding import Effort, Finding, Skipped
 from helm_gym.sim import emb_cache
 from helm_gym.sim.layout import Sizes, State, buffer_bytes, view
 from helm_gym.sim.params import Cache, Cost
+from helm_gym.sim.refill import refill
 from helm_gym.sim.token_times import Column
 from helm_gym.workload.popularity import readout_weights
 
@@ -283,6 +284,11 @@ def _cache(counts: Floats, rows: int, row_lru: bool) -> Cache:
         swaps_per_tick=SWAPS,
         row_lru=row_lru,
         naive_refill=False,
+        paced_refill=False,
+        refill_floor=0.0,
+        refill_rush=0.0,
+        refill_debt=0.0,
+        chunk_bytes=1.0,
         ghost_bytes=1.0,
         entries=1,
         max_history=1,
@@ -312,7 +318,7 @@ def _replay(state: State, cache: Cache, counts: Floats, pages: int) -> float:
     hits = 0.0
     for chunk in range(2 * TICKS):
         now = LONG_S * (chunk + 1)
-        emb_cache.refill(emb, stages, cache, COST, 0, now)
+        refill(emb, stages, cache, COST, 0, now)
         if chunk >= TICKS:
             hits += asked[chunk] * emb_cache.hit_rate(emb, chunk, 0, 0.0)
         emb.lookups[0, chunk] = asked[chunk]

@@ -2,7 +2,8 @@
 
 A shard with a page is resident in the part ``fill`` of its rows. Misses bring rows one by one, so a
 page that sees x times its own size in look-ups goes from fill f to ``1 - (1 - f) exp(-x)``; refill
-copies whole shards. ``readout`` keeps, for every group, the expected hit rate up to date.
+copies whole shards (:mod:`helm_gym.sim.refill`). ``readout`` keeps, for every group, the expected
+hit rate up to date.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from helm_gym.sim.compiled import inlined, kernel
 from helm_gym.sim.layout import Array, Emb, Stages
 from helm_gym.sim.params import Cache, Cost
 
-FULL = 0.99  # a page this full is not worth a whole-shard copy (assumed)
 ROUNDING = 1e-6  # a missing part below this is float32 rounding of the weights, not a row
 SOLVER_STEPS = 48  # halvings of the characteristic time's logarithm
 
@@ -80,6 +80,15 @@ def _enqueue(
 
 
 @kernel
+def drop_first(emb: Emb, node: int) -> None:
+    """Take the first shard out of the refill queue."""
+    emb.queued[node, emb.queue[node, emb.head[node]]] = 0
+    emb.head[node] = (emb.head[node] + 1) % emb.queue.shape[1]
+    emb.waiting[node] -= 1
+    emb.copied[node] = 0.0
+
+
+@kernel
 def give_page(
     emb: Emb, stages: Stages, cache: Cache, cost: Cost, node: int, shard: int, now: float
 ) -> float:
@@ -118,59 +127,6 @@ def resize(
     while emb.pages[node] < pages:
         booked += give_page(emb, stages, cache, cost, node, hottest_outside(emb, node), now)
     return booked
-
-
-@kernel
-def _pop(emb: Emb, node: int) -> None:
-    emb.queued[node, emb.queue[node, emb.head[node]]] = 0
-    emb.head[node] = (emb.head[node] + 1) % emb.queue.shape[1]
-    emb.waiting[node] -= 1
-    emb.copied[node] = 0.0
-
-
-@kernel
-def _finish_copy(emb: Emb, cache: Cache, node: int) -> None:
-    shard = emb.queue[node, emb.head[node]]
-    if emb.paged[node, shard] == 1:  # else its page went while the copy ran
-        set_fill(emb, cache.weights, node, shard, 1.0)
-    _pop(emb, node)
-
-
-@kernel
-def refill(
-    emb: Emb, stages: Stages, cache: Cache, cost: Cost, node: int, now: float
-) -> tuple[float, int]:
-    """Advance a node's refill to ``now``.
-
-    Returns:
-        Bytes copied in link time that no miss wanted (throttled mode), and copies finished.
-    """
-    loads = 0
-    if cache.naive_refill:
-        while emb.waiting[node] > 0 and emb.ready[node, emb.head[node]] <= now:
-            _finish_copy(emb, cache, node)
-            loads += 1
-        return 0.0, loads
-    idle_from = max(stages.link_free[node], emb.refilled_to[node])
-    if now <= idle_from:
-        return 0.0, 0
-    emb.refilled_to[node] = now
-    budget = (now - idle_from) * stages.pace[node] * cost.refill_rate
-    copied = 0.0
-    while emb.waiting[node] > 0 and budget > 0.0:
-        shard = emb.queue[node, emb.head[node]]
-        started = emb.copied[node] > 0.0
-        if not started and (emb.paged[node, shard] == 0 or emb.fill[node, shard] >= FULL):
-            _pop(emb, node)
-            continue
-        part = min(budget, cache.shard_bytes - emb.copied[node])
-        budget -= part
-        copied += part
-        emb.copied[node] += part
-        if emb.copied[node] >= cache.shard_bytes:
-            _finish_copy(emb, cache, node)
-            loads += 1
-    return copied, loads
 
 
 @kernel
@@ -311,6 +267,7 @@ def clear(emb: Emb, cache: Cache, now: float) -> None:
     emb.coldest[:] = 0.0
     emb.copied[:] = 0.0
     emb.refilled_to[:] = now
+    emb.credit[:] = 0.0
     for node in range(emb.heat.shape[0]):
         for g in range(n_groups):
             for s in range(emb.heat.shape[1]):
@@ -323,7 +280,7 @@ def clear(emb: Emb, cache: Cache, now: float) -> None:
 def fill_pages(emb: Emb, cache: Cache, node: int) -> None:
     """Fill every page at no cost and empty the refill queue (warm starts only)."""
     while emb.waiting[node] > 0:
-        _pop(emb, node)
+        drop_first(emb, node)
     for s in range(emb.fill.shape[1]):
         if emb.paged[node, s] == 1:
             set_fill(emb, cache.weights, node, s, 1.0)

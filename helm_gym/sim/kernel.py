@@ -9,7 +9,7 @@ import numpy as np
 
 from helm_gym.seeding import Stream
 from helm_gym.sim import arrivals as source_room
-from helm_gym.sim import emb_cache, kv_cache
+from helm_gym.sim import emb_cache, kv_cache, signals
 from helm_gym.sim.compiled import inlined, kernel
 from helm_gym.sim.intrinsics import prefetch
 from helm_gym.sim.layout import (
@@ -24,14 +24,15 @@ from helm_gym.sim.layout import (
     State,
 )
 from helm_gym.sim.params import Cache, Cost, Params
+from helm_gym.sim.prices import update_prices
+from helm_gym.sim.refill import paced, refill
 from helm_gym.sim.rng import uniform
 from helm_gym.sim.router import Request, choose
 from helm_gym.sim.stages import gpu_seconds, latency_bin, link_seconds, quantile
 
 peek, take = source_room.peek, source_room.take
-hit_rate, refill, tick_emb, resize_emb = (
+hit_rate, tick_emb, resize_emb = (
     emb_cache.hit_rate,
-    emb_cache.refill,
     emb_cache.tick,
     emb_cache.resize,
 )
@@ -40,6 +41,7 @@ find, store, resize_kv = (
     kv_cache.store,
     kv_cache.resize,
 )
+report, book = signals.report, signals.book
 
 RECORD_FIELDS = 6  # arrival, user, node, latency (-1 if shed), KV hit, missing bytes
 
@@ -67,11 +69,16 @@ def book_refill(sums: Array, link_s: float, cost: Cost) -> None:
 
 @kernel
 def advance_refill(state: State, params: Params, node: int, now: float) -> None:
-    """Let refill use the link time that misses left before ``now``."""
-    copied, loads = refill(state.emb, state.stages, params.cache, params.cost, node, now)
+    """Let refill come as far as its mode allows before ``now``."""
+    emb, stages, cache, cost = state.emb, state.stages, params.cache, params.cost
+    if cache.paced_refill:
+        copied, loads, seconds = paced(emb, stages, cache, cost, node, now)
+    else:
+        copied, loads = refill(emb, stages, cache, cost, node, now)
+        seconds = copied / cost.refill_rate
     sums = state.out.node[node]
     sums[Node.REFILL_BYTES] += copied
-    sums[Node.LINK_S] += copied / params.cost.refill_rate
+    sums[Node.LINK_S] += seconds
     sums[Node.SHARD_LOADS] += loads
 
 
@@ -212,18 +219,22 @@ def serve(
         fresh * cache.history_row_bytes + scored,
         history * cache.history_row_bytes + scored,
         1.0 - math.exp(-source.drift_rate * max(0.0, time)) if source.drift_rate > 0.0 else 0.0,
+        history,
+        fresh,
     )
     count = state.arrivals.tally
     node = choose(
-        state.kv,
-        state.emb,
-        state.stages,
+        state.seen,
+        state.prices,
+        state.stages.finish,
         cost,
         params.routing,
         request,
         count[Count.ROUND_ROBIN],
     )
     count[Count.ROUND_ROBIN] += 1
+    if params.routing.books:
+        book(state, params, node, request)
     sums = state.out.node[node]
     sums[Node.ARRIVED] += 1.0
     sums[Node.HISTORY_TOKENS] += history
@@ -273,9 +284,13 @@ def run_requests(state: State, params: Params, until: float, record: Array) -> i
     while arrivals.tally[Count.STATUS] == 0:
         time = peek(arrivals, state.users, state.kv.mask, source, until)
         due = min(time, until)
-        while clock[Clock.NEXT_TICK] <= due:
-            tick(state, params, clock[Clock.NEXT_TICK])
-            clock[Clock.NEXT_TICK] += tick_s
+        while min(clock[Clock.NEXT_TICK], clock[Clock.NEXT_REPORT]) <= due:
+            if clock[Clock.NEXT_TICK] <= clock[Clock.NEXT_REPORT]:
+                tick(state, params, clock[Clock.NEXT_TICK])
+                clock[Clock.NEXT_TICK] += tick_s
+            else:
+                report(state)
+                clock[Clock.NEXT_REPORT] += params.routing.staleness_s
         if time >= until:
             break
         user, group, surface, first = take(arrivals, state.users, source, time)
@@ -319,6 +334,8 @@ def close_window(state: State, params: Params, served: int, until: float) -> Non
     count[Count.SHED] += int(shed)
     count[Count.COMPLETED] += out.pending[0]
     summarise(out)
+    if params.routing.prices:
+        update_prices(state, params, until)
 
 
 @kernel

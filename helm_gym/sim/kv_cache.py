@@ -23,6 +23,7 @@ def clear(kv: Kv, entries: int) -> None:
     kv.inserted[:] = 0.0
     kv.newest[:] = -1
     kv.oldest[:] = -1
+    kv.changes[0] = kv.changed.size + 1
     for node in range(kv.free.size):
         first = node * entries
         kv.free[node] = first
@@ -33,9 +34,19 @@ def clear(kv: Kv, entries: int) -> None:
 
 
 @inlined
-def resident(kv: Kv, user: int, node: int) -> bool:
-    """Whether the node holds the user's KV."""
-    word = kv.mask[user, node >> 6]
+def note_change(kv: Kv, user: int) -> None:
+    """Remember that the user's mask is no longer what was last reported."""
+    if kv.changed.size > 0:
+        count = kv.changes[0]
+        if count < kv.changed.size:
+            kv.changed[count] = user
+        kv.changes[0] = count + 1
+
+
+@inlined
+def resident(mask: Array, user: int, node: int) -> bool:
+    """Whether the node holds the user's KV, according to a mask."""
+    word = mask[user, node >> 6]
     return (word >> np.uint64(node & 63)) & np.uint64(1) != np.uint64(0)
 
 
@@ -49,7 +60,7 @@ def home(kv: Kv, user: int, node: int) -> int:
 @inlined
 def find(kv: Kv, user: int, node: int, entries: int) -> int:
     """Entry of (user, node), -1 if the node does not hold the user's KV."""
-    if not resident(kv, user, node):
+    if not resident(kv.mask, user, node):
         return -1
     wrap = kv.table.size - 1
     slot = home(kv, user, node)
@@ -123,6 +134,7 @@ def _evict_oldest(kv: Kv, users: Array, node: int, entries: int) -> int:
     _unlink(kv, node, entry)
     _hash_remove(kv, user, node, entry, entries)
     kv.mask[user, node >> 6] &= ~(np.uint64(1) << np.uint64(node & 63))
+    note_change(kv, user)
     users[user].evicted_node = node
     users[user].evicted_clock = kv.inserted[node]
     kv.entry[entry].owner = -1
@@ -180,6 +192,7 @@ def store(
         kv.free[node] = kv.entry[entry].newer
         kv.entry[entry].owner = user
         kv.mask[user, node >> 6] |= np.uint64(1) << np.uint64(node & 63)
+        note_change(kv, user)
         _hash_insert(kv, user, node, entry)
         _push_newest(kv, node, entry)
     kv.entry[entry].blocks = need

@@ -6,6 +6,7 @@ Letters used in shape comments, here and in every kernel:
     U users          W mask words        E KV entries per node
     Q session slots  K calendar buckets  C entries of the open bucket
     L latency bins   T schedule cells    F surfaces
+    D changes of residency that are noted between two reports, 0 if the router sees live signals
 
 Time is in seconds, memory in bytes, EMB fill in shards, KV capacity in blocks. A cluster's arrays
 are views into one buffer, so that a snapshot, a warm start and a checkpoint are each one copy.
@@ -119,6 +120,7 @@ class Clock(IntEnum):
     NOW = 0  # s, everything before this instant has been simulated
     NEXT_TICK = 1
     NEXT_START = 2  # instant of the next session start
+    NEXT_REPORT = 3  # of the nodes to the router; infinite if its signals are live
 
 
 class Count(IntEnum):
@@ -147,7 +149,7 @@ class Arrivals(NamedTuple):
     """Request source: random streams, active sessions in a calendar queue."""
 
     rng: Array  # (N_STREAMS,) u8
-    clock: Array  # (3,) f8
+    clock: Array  # (4,) f8 see Clock
     tally: Array  # (9,) i8
     sessions: Array  # (Q,) SESSION
     bucket: Array  # (K,) i4 first session slot of each calendar bucket
@@ -166,6 +168,8 @@ class Kv(NamedTuple):
     capacity: Array  # (M,) i8 blocks
     inserted: Array  # (M,) f8 blocks ever inserted: the clock of the ghost
     table: Array  # (H,) i4 open addressing, -1 empty
+    changed: Array  # (D,) i4 users whose mask has changed since the last report
+    changes: Array  # (1,) i8 how many; beyond D the next report copies every mask
 
 
 class Emb(NamedTuple):
@@ -186,8 +190,9 @@ class Emb(NamedTuple):
     ready: Array  # (M, S) f8 instant a queued copy completes (naive), beside `queue`
     head: Array  # (M,) i8 position of the first queued shard
     waiting: Array  # (M,) i8 shards in the queue
-    copied: Array  # (M,) f8 bytes of the first queued shard already copied (throttled)
+    copied: Array  # (M,) f8 bytes of the first queued shard already copied (not naive)
     refilled_to: Array  # (M,) f8 instant up to which idle link time was given to refill
+    credit: Array  # (M,) f8 s of busy link time that refill may still take (paced)
 
 
 class Stages(NamedTuple):
@@ -198,6 +203,23 @@ class Stages(NamedTuple):
     finish: Array  # (M,) f8 scratch of the router
     share: Array  # (M,) f8 EMB share in force
     pace: Array  # (M,) f8 part, from 0 to 1, of the link time open to refill that it may use
+
+
+class Signals(NamedTuple):
+    """What the router knows of the nodes: the live arrays themselves, or the last report."""
+
+    mask: Array  # (U, W) u8 as in Kv
+    readout: Array  # (3, G, M) f8 as in Emb
+    link_free: Array  # (M,) f8 as in Stages
+    gpu_free: Array  # (M,) f8
+
+
+class Prices(NamedTuple):
+    """What later requests pay for what one leaves behind, smoothed over windows."""
+
+    kv: Array  # (M,) f8 s per block inserted
+    link: Array  # (M,) f8 requests that a second of link work delays, per second of backlog
+    gpu: Array  # (M,) f8 the same of GPU work
 
 
 class Output(NamedTuple):
@@ -218,6 +240,8 @@ class State(NamedTuple):
     kv: Kv
     emb: Emb
     stages: Stages
+    seen: Signals
+    prices: Prices
     out: Output
 
 
@@ -232,6 +256,7 @@ class Sizes(NamedTuple):
     sessions: int
     buckets: int
     open_bucket: int = 4096
+    changed: int = 0  # D; 0 lets the router see live signals
 
     @property
     def mask_words(self) -> int:
@@ -268,6 +293,8 @@ def _fields(z: Sizes) -> dict[str, dict[str, Field]]:
             **dict.fromkeys(("used", "capacity"), (i8, (m,))),
             "inserted": (f8, (m,)),
             "table": (i4, (z.table,)),
+            "changed": (i4, (z.changed,)),
+            "changes": (i8, (1,)),
         },
         "emb": {
             **dict.fromkeys(("fill", "heat", "ready"), (f8, (m, s))),
@@ -277,9 +304,11 @@ def _fields(z: Sizes) -> dict[str, dict[str, Field]]:
             "seen": (f8, (s,)),
             "readout": (f8, (3, g, m)),
             **dict.fromkeys(("pages", "full", "capacity", "head", "waiting"), (i8, (m,))),
-            **dict.fromkeys(("coldest", "copied", "refilled_to"), (f8, (m,))),
+            **dict.fromkeys(("coldest", "copied", "refilled_to", "credit"), (f8, (m,))),
         },
         "stages": dict.fromkeys(Stages._fields, (f8, (m,))),
+        "seen": _seen(z),
+        "prices": dict.fromkeys(Prices._fields, (f8, (m,))),
         "out": {
             "node": (f8, (m, N_NODE)),
             "cluster": (f8, (N_CLUSTER,)),
@@ -287,6 +316,17 @@ def _fields(z: Sizes) -> dict[str, dict[str, Field]]:
             "warm": (u4, (N_BINS,)),
             "pending": (i8, (PENDING_WINDOWS,)),
         },
+    }
+
+
+def _seen(z: Sizes) -> dict[str, Field]:
+    """Arrays of a report, none if the router sees the live ones."""
+    if not z.changed:
+        return {}
+    return {
+        "mask": (np.uint64, (z.users, z.mask_words)),
+        "readout": (np.float64, (3, z.groups, z.nodes)),
+        **dict.fromkeys(("link_free", "gpu_free"), (np.float64, (z.nodes,))),
     }
 
 
@@ -331,11 +371,15 @@ def view(buffer: NDArray[np.uint8], sizes: Sizes) -> State:
             array = buffer[offset : offset + _bytes(field)].view(dtype).reshape(shape)
             rooms[room][name] = array
             offset += _aligned(_bytes(field))
+    kv, emb, stages = Kv(**rooms["kv"]), Emb(**rooms["emb"]), Stages(**rooms["stages"])
+    live = Signals(kv.mask, emb.readout, stages.link_free, stages.gpu_free)
     return State(
         arrivals=Arrivals(**rooms["arrivals"]),
         users=rooms["users"]["users"],
-        kv=Kv(**rooms["kv"]),
-        emb=Emb(**rooms["emb"]),
-        stages=Stages(**rooms["stages"]),
+        kv=kv,
+        emb=emb,
+        stages=stages,
+        seen=Signals(**rooms["seen"]) if rooms["seen"] else live,
+        prices=Prices(**rooms["prices"]),
         out=Output(**rooms["out"]),
     )

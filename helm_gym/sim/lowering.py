@@ -17,13 +17,14 @@ from helm_gym.sim.layout import USER, Array, Sizes
 from helm_gym.sim.params import Cache, Cost, Params, Routing, Source
 from helm_gym.sim.stages import gpu_seconds
 from helm_gym.sim.token_times import token_times
-from helm_gym.units import GB, GBPS, MS, US
+from helm_gym.units import GB, GBPS, MB, MS, US
 from helm_gym.workload.popularity import group_weights, readout_weights
 from helm_gym.workload.regimes import Schedule, build_schedule
 from helm_gym.workload.replay import ReplayLog, load_replay
 
 NO_BURST = Burst(amplitude=Quantity(value=1.0))
 ENTRY_MARGIN = 3.0  # KV entries over what the pool holds at the mean history length
+CHANGES = 1 << 14  # of residency that are noted one by one; 32 nodes make half as many in 0.5 s
 ENTRIES_PER_BUCKET = 8  # requests in a calendar bucket at the peak rate
 
 
@@ -84,6 +85,11 @@ def _cache(scenario: Scenario, log: ReplayLog | None, rng: np.random.Generator) 
     block_bytes = block_tokens * model.kv_bytes_per_token
     largest = (1.0 - scenario.episode.share_min) * scenario.memory.pool_gb.value * GB
     heat_rate = math.log(2.0) / emb.heat_half_life_s.value
+    refill = scenario.refill
+    floor, patience_s, rush, chunk_mb = (
+        0.0 if setting is None else setting.value
+        for setting in (refill.floor, refill.patience_s, refill.rush, refill.chunk_mb)
+    )
     return Cache(
         pool_bytes=scenario.memory.pool_gb.value * GB,
         shard_bytes=emb.shard_bytes,
@@ -98,6 +104,11 @@ def _cache(scenario: Scenario, log: ReplayLog | None, rng: np.random.Generator) 
         swaps_per_tick=int(emb.swaps_per_tick.value),
         row_lru=emb.policy == "lru",
         naive_refill=scenario.refill.mode == "naive",
+        paced_refill=scenario.refill.mode == "paced",
+        refill_floor=floor,
+        refill_rush=rush,
+        refill_debt=floor * patience_s,
+        chunk_bytes=chunk_mb * MB,
         ghost_bytes=kv.ghost_gb * GB,
         entries=_entries(scenario, log, largest / block_bytes),
         max_history=int(model.max_history.value),
@@ -144,11 +155,39 @@ def _routing(scenario: Scenario, cost: Cost) -> Routing:
         load_weight=weights[2],
         affinity_bonus=router.affinity_bonus.value,
         overload=router.overload.value,
+        spare_only=router.spare_only,
         slo_s=scenario.slo.p99_ms.value * MS,
         deadline_s=scenario.slo.deadline_ms.value * MS,
         window_s=scenario.episode.step_s,
         hot_user_s=scenario.episode.hot_user_s.value,
+        staleness_s=router.staleness_ms * MS,
+        books=router.books,
+        **_rules(scenario, cost),
     )
+
+
+def _rules(scenario: Scenario, cost: Cost) -> dict[str, Any]:
+    """Numbers of single routers.
+
+    A queueing delay stands for as many requests as a node serves in that time at capacity, and for
+    as many tokens as it computes in that time at the median history.
+    """
+    router, step_s = scenario.router, scenario.episode.step_s
+    rate = scenario.workload.capacity_rps_per_node.value
+    history = int(math.exp(scenario.workload.profile.history.log_mean.value))
+    overlap = router.overlap_weight.value
+    prefill = history / gpu_seconds(cost, history, 0, 0)
+    return {
+        "balance_s": router.balance_requests.value / rate,
+        "balance_ratio": router.balance_ratio.value,
+        "match_threshold": router.match_threshold.value,
+        "overlap_weight": overlap,
+        "queued_tokens": overlap * prefill + rate * history,
+        "prices": router.name == "foresight",
+        "price_step": 1.0 - 2.0 ** (-step_s / router.price_half_life_s.value),
+        "busiest": router.price_utilisation.value,
+        "block_tokens": int(scenario.kv.block_tokens.value),
+    }
 
 
 def profiled_weights(scenario: Scenario, cost: Cost) -> tuple[float, float, float]:
@@ -301,4 +340,5 @@ def _sizes(
         kv_entries=params.cache.entries,
         sessions=int(1.5 * concurrency + 6.0 * math.sqrt(concurrency)) + 4096,
         buckets=min(max(buckets, 1 << 10), 1 << 18),
+        changed=CHANGES if params.routing.staleness_s > 0.0 else 0,
     )

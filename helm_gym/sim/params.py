@@ -36,6 +36,11 @@ class Cache(NamedTuple):
     swaps_per_tick: int
     row_lru: bool  # EMB rows leave by recency instead of heat
     naive_refill: bool
+    paced_refill: bool
+    refill_floor: float  # part of the link time below which paced refill starves
+    refill_rush: float  # part of it that refill takes once it has starved
+    refill_debt: float  # s of the floor that idle time may have paid in advance
+    chunk_bytes: float  # copied at a time where a request may have to wait for it
     ghost_bytes: float
     entries: int  # E
     max_history: int
@@ -53,10 +58,22 @@ class Routing(NamedTuple):
     load_weight: float
     affinity_bonus: float
     overload: float
+    spare_only: bool  # an overloaded node gives way only to one that is not
     slo_s: float
     deadline_s: float
     window_s: float
     hot_user_s: float
+    staleness_s: float  # between two reports of the nodes; 0 lets the router see live signals
+    books: bool  # whether it enters what it sends into the last report
+    balance_s: float  # s of queueing delay, sglang_like
+    balance_ratio: float
+    match_threshold: float
+    overlap_weight: float  # dynamo_like
+    queued_tokens: float  # weighted tokens/s of queueing delay, dynamo_like
+    prices: bool  # whether it needs layout.Prices
+    price_step: float  # part of a window's figures that enters the prices
+    busiest: float  # utilisation beyond which prices rise no further
+    block_tokens: int  # as in Cache
 
 
 class Source(NamedTuple):

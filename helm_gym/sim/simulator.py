@@ -281,6 +281,8 @@ class Simulator:
         arrivals.draw_start(state.arrivals, source)
         kernel.fast_forward(state, params, begin)
         state.arrivals.clock[Clock.NEXT_TICK] = begin + params.cache.tick_s
+        stale = params.routing.staleness_s > 0.0
+        state.arrivals.clock[Clock.NEXT_REPORT] = begin if stale else np.inf
         kv_cache.clear(state.kv, params.cache.entries)
         emb_cache.clear(state.emb, params.cache, begin)
 
