@@ -38,7 +38,7 @@ class CoherentPolicy(ActorCriticPolicy):
     def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Actions, values and log probabilities of a window."""
         if deterministic:
-            return super().forward(obs, deterministic)  # type: ignore[no-any-return]
+            return super().forward(obs, deterministic)
         features: Any = self.extract_features(obs)
         latent, seen = self.mlp_extractor(features)
         chosen = self._get_action_dist_from_latent(latent)
@@ -53,9 +53,11 @@ class CoherentPolicy(ActorCriticPolicy):
             probabilities = chosen.distribution.probs
             place = torch.special.ndtr(self._normal(len(probabilities), 1))
             below = probabilities.cumsum(dim=1)[:, :-1] < place
-            return below.sum(dim=1)
+            choice: Tensor = below.sum(dim=1)
+            return choice
         normal = chosen.distribution
-        return normal.mean + normal.stddev * self._normal(*normal.mean.shape)  # type: ignore[no-any-return]
+        drawn: Tensor = normal.mean + normal.stddev * self._normal(*normal.mean.shape)
+        return drawn
 
     def _normal(self, rows: int, outputs: int) -> Tensor:
         """(rows, outputs) standard normal numbers, correlated within clusters."""
