@@ -42,7 +42,7 @@ STEPS = 360  # windows: half an hour
 LOAD = 0.95
 SEARCH_STEPS, SEARCH_SEEDS = 60, 2  # of rules; searched in a shorter episode of the same drift
 FIGURES = ("tail_ms", "mean_ms", "slo_satisfaction", "throughput_rps", "reward")
-SMOOTH = 12  # windows of the moving mean in the figure
+SMOOTH, EVERY = 12, 4  # windows of the moving mean in the figure, and between its points
 COLUMNS = (
     "drift", "policy", "P99, ms", "less base's", "in SLO, %", "less base's", "reward by third",
     "trips",
@@ -59,7 +59,7 @@ MODEL_CAPACITY: Mapping[str, float] = {
 Result = dict[str, Any]
 
 
-def drifts(logs: Sequence[str] = (), steps: int = STEPS) -> dict[str, Scenario]:
+def drifts(logs: Sequence[str] = (), steps: int = STEPS, load: float = LOAD) -> dict[str, Scenario]:
     """Scenarios by name; ``logs`` as ``helm-gym bench --log`` takes them.
 
     Raises:
@@ -77,7 +77,7 @@ def drifts(logs: Sequence[str] = (), steps: int = STEPS) -> dict[str, Scenario]:
             }
         )
     found |= heldout.replay_cells(logs)
-    changes = {"workload.load": LOAD, "episode.steps": steps}
+    changes = {"workload.load": load, "episode.steps": steps}
     return {name: scenario.replace(changes) for name, scenario in found.items()}
 
 
@@ -234,7 +234,7 @@ def figure(results: Sequence[Result]) -> str:
                 if entry["asked"] not in adapted:
                     continue
                 gain = _smoothed(np.asarray(entry["reward"]) - base)
-                time = result["step_s"] / 60.0 * (SMOOTH + np.arange(gain.shape[1]))
+                time = result["step_s"] / 60.0 * (SMOOTH + EVERY * np.arange(gain.shape[1]))
                 colour = colours[adapted.index(entry["asked"]) % len(colours)]
                 panel.plot(time, gain.mean(axis=0), color=colour, lw=1.4, label=entry["asked"])
                 panel.fill_between(
@@ -254,7 +254,7 @@ def figure(results: Sequence[Result]) -> str:
 
 def _smoothed(values: Any) -> Any:
     window = np.ones(SMOOTH) / SMOOTH
-    return np.stack([np.convolve(row, window, mode="valid") for row in values])
+    return np.stack([np.convolve(row, window, mode="valid")[::EVERY] for row in values])
 
 
 __all__ = ["BASE", "POLICIES", "STEPS", "drifts", "figure", "markdown", "study", "table"]

@@ -32,6 +32,7 @@ def adapt(
     steps: Annotated[
         int | None, typer.Option(min=3, help="Decisions per stream; 360, half an hour.")
     ] = None,
+    load: Annotated[float, typer.Option(help="Of what the best static share carries.")] = 0.95,
     out: Annotated[Path, typer.Option(help="Folder for results.")] = Path("runs/adapt"),
     threads: ThreadsOption = None,
     quiet: QuietOption = False,
@@ -42,7 +43,7 @@ def adapt(
     from helm_gym.agents import adapt_study as room
     from helm_gym.files import write_text
 
-    scenarios = room.drifts(log or (), steps or room.STEPS)
+    scenarios = room.drifts(log or (), steps or room.STEPS, load)
     if drift:
         known = ", ".join(scenarios)
         scenarios = {n: s for n, s in scenarios.items() if any(part in n for part in drift)}
