@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import math
+import sys
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from helm_gym.errors import CheckpointError
@@ -119,7 +119,8 @@ def _pack(value: Any, arrays: list[Array]) -> Any:
     if isinstance(value, Mapping):
         items = [[_pack(k, arrays), _pack(v, arrays)] for k, v in value.items()]
         return {"~": "dict", "v": items}
-    if isinstance(value, torch.Tensor):
+    torch = sys.modules.get("torch")  # without it nothing can be a tensor
+    if torch is not None and isinstance(value, torch.Tensor):
         arrays.append(value.detach().cpu().numpy())
         return {"~": "tensor", "v": len(arrays) - 1}
     if isinstance(value, (np.ndarray, np.generic)) and not np.asarray(value).dtype.hasobject:
@@ -146,5 +147,7 @@ def _unpack(value: Any, arrays: list[Array]) -> Any:
     if kind == "scalar":
         return arrays[inner][()]
     if kind == "tensor":
+        import torch
+
         return torch.from_numpy(arrays[inner].copy())
     raise ValueError(f"unknown kind {kind!r}")
