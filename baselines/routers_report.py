@@ -152,6 +152,13 @@ def findings(study: Study) -> list[str]:
             f"reference's, {first.ratio.low:.3f} to {first.ratio.high:.3f}), then "
             f"`{second.router}` ({second.ratio.mean:.3f})."
         )
+    late = [x for x in found if x.router == REFERENCE and x.age != LIVE]
+    if len(late) < len({x.age for x in found}):  # there were live signals
+        said += [
+            f"Signals {x.age}: P99 of `{REFERENCE}` is {x.against_live:.2f} times that with live "
+            f"signals, with {100 * x.slo:.1f} % of arrivals in the SLO."
+            for x in late
+        ]
     return said
 
 
