@@ -63,6 +63,7 @@ FORMS: Mapping[str, str] = {
     "dqn": "dqn:PATH (as ppo:PATH, of these algorithms)",
     "adapted": "adapted:BASE or adapted(method=ppo,bound=0.1):BASE (BASE is any other spec)",
     "recovery": "recovery:BASE, recovery(strict):BASE or recovery(burst_pace=0.5,...):BASE",
+    "helm": "helm, helm:adapter=off,recovery=off or helm:base=PATH (all three layers, or some)",
     "module": "package.module:Class (anything that meets helm_gym.policy.Policy)",
 }
 """How each kind of spec is written."""
@@ -98,6 +99,8 @@ def make_policy(spec: str) -> Policy:
         return _adapted(spec, kind, rest)
     if kind == "recovery" or kind.startswith("recovery("):
         return _recovered(spec, kind, rest)
+    if kind == "helm":
+        return _helm(spec, rest)
     if rest:
         return _from_module(spec, kind, rest)
     known = (*makers, *SETTINGS)
@@ -194,6 +197,13 @@ def _recovered(spec: str, kind: str, rest: str) -> Policy:
     from helm_gym.baselines.recovered import RecoveredPolicy, read_settings
 
     return RecoveredPolicy(make_policy(rest), read_settings(settings[:-1]))
+
+
+def _helm(spec: str, rest: str) -> Policy:
+    from helm_gym.agents.helm_policy import HelmPolicy
+
+    helm: Policy = HelmPolicy.from_spec(spec, rest)
+    return helm
 
 
 def _from_module(spec: str, module: str, name: str) -> Policy:
