@@ -1,0 +1,101 @@
+"""The spec ``helm``: a trained base, a residual that is learned online, and burst recovery.
+
+It is what :class:`~helm_gym.agents.controller.HelmController` deploys, put together of the same
+three policies that stand alone as ``ppo:released``, ``adapted:BASE`` and ``recovery:BASE``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from helm_gym.agents.adapted_policy import AdaptedPolicy
+from helm_gym.agents.policy import TrainedPolicy
+from helm_gym.agents.released import NAME, is_released, released
+from helm_gym.agents.residual_config import ResidualConfig
+from helm_gym.baselines.recovered import RecoveredPolicy
+from helm_gym.envs.recovery_config import RecoveryConfig
+from helm_gym.errors import ConfigError, nearest
+from helm_gym.policy import Policy, refill_pace_of, view_of
+
+Array = NDArray[Any]
+SWITCHES = {"on": True, "off": False}
+SETTINGS = ("base", "adapter", "recovery")
+ALGORITHM = "ppo"
+HINT = "write helm, helm:adapter=off,recovery=off or helm:base=PATH"
+
+
+def load_base(name: str) -> TrainedPolicy:
+    """The base policy: ``released``, another released name, or a file or run folder.
+
+    Raises:
+        CheckpointError: it cannot be used.
+    """
+    name = name.removeprefix(f"{ALGORITHM}:")
+    return TrainedPolicy(released(ALGORITHM, name) if is_released(name) else Path(name))
+
+
+class HelmPolicy:
+    """All three layers, or some: ``recovery:adapted:ppo:released`` as one policy.
+
+    Args:
+        base: see :func:`load_base`.
+        adapter: settings of the residual; None leaves it out.
+        recovery: settings of the burst machine; None leaves it out.
+        learn: whether the residual learns in :meth:`act`.
+    """
+
+    def __init__(
+        self,
+        base: str = NAME,
+        adapter: ResidualConfig | None = ResidualConfig(),  # noqa: B008 (frozen)
+        recovery: RecoveryConfig | None = RecoveryConfig(),  # noqa: B008
+        *,
+        learn: bool = True,
+    ) -> None:
+        self.base = load_base(base)
+        self.card = self.base.card
+        self.adapted = AdaptedPolicy(self.base, adapter, learn=learn) if adapter else None
+        inner: Policy = self.adapted or self.base
+        self.recovered = RecoveredPolicy(inner, recovery) if recovery else None
+        self._outer: Policy = self.recovered or inner
+        self.control, self.observation = view_of(self._outer)
+        self.initial_share = getattr(self._outer, "initial_share", None)
+        self.router = getattr(self._outer, "router", None)
+
+    @property
+    def refill_pace(self) -> Array | None:
+        """What the last decision set; None without recovery."""
+        return refill_pace_of(self._outer)
+
+    def reset(self, seed: int) -> None:
+        """Begin an episode; all that was learned is forgotten."""
+        self._outer.reset(seed)
+
+    def act(self, obs: Array) -> Array:
+        """Shares, (rows, M) or (rows, 1) as the base's control says."""
+        return self._outer.act(obs)
+
+    @classmethod
+    def from_spec(cls, spec: str, written: str) -> HelmPolicy:
+        """The policy of ``helm:WRITTEN``: ``base=PATH``, ``adapter=off``, ``recovery=off``.
+
+        Raises:
+            ConfigError: a setting does not exist or has no such value.
+        """
+        found: dict[str, Any] = {}
+        for pair in written.split(",") if written.strip() else ():
+            name, equals, value = (part.strip() for part in pair.partition("="))
+            if name not in SETTINGS or not equals or not value:
+                raise ConfigError(
+                    f"policy {spec!r}: {pair.strip()!r} is no setting{nearest(name, SETTINGS)}; "
+                    f"{HINT}"
+                )
+            if name != "base" and value not in SWITCHES:
+                raise ConfigError(f"policy {spec!r}: {name} is on or off, not {value!r}; {HINT}")
+            found[name] = value if name == "base" else SWITCHES[value]
+        layers = {"adapter": ResidualConfig(), "recovery": RecoveryConfig()}
+        chosen = {name: made if found.get(name, True) else None for name, made in layers.items()}
+        return cls(str(found.get("base", NAME)), **chosen)  # type: ignore[arg-type]
