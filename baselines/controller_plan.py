@@ -30,7 +30,7 @@ POLICIES = ("static:0.5", REFERENCE, "balance:best", "hysteresis:best", *LAYERS)
 AFFINITY = "kv_affinity"
 """Requests go where their user's KV is: the router that the paper's baselines have."""
 PLAIN = (AFFINITY, "predicted_completion")
-"""Routers that know nothing of EMB; shares alone are compared under these."""
+"""One that knows of KV alone and one that predicts; shares alone are compared under these."""
 FORESIGHT = "foresight"
 """Our own: predicted completion, and what a request leaves behind."""
 ROUTERS = (*PLAIN, "helm_score", *(name for name in (FORESIGHT,) if name in KNOWN_ROUTERS))
