@@ -38,7 +38,7 @@ class CoherentPolicy(ActorCriticPolicy):
     def forward(self, obs: Tensor, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Actions, values and log probabilities of a window."""
         if deterministic:
-            return super().forward(obs, deterministic)  # type: ignore[no-any-return]
+            return super().forward(obs, deterministic)
         features: Any = self.extract_features(obs)
         latent, seen = self.mlp_extractor(features)
         chosen = self._get_action_dist_from_latent(latent)
@@ -54,8 +54,8 @@ class CoherentPolicy(ActorCriticPolicy):
             place = torch.special.ndtr(self._normal(len(probabilities), 1))
             below = probabilities.cumsum(dim=1)[:, :-1] < place
             return below.sum(dim=1)
-        normal = chosen.distribution
-        return normal.mean + normal.stddev * self._normal(*normal.mean.shape)  # type: ignore[no-any-return]
+        mean: Tensor = chosen.distribution.mean
+        return mean + chosen.distribution.stddev * self._normal(*mean.shape)
 
     def _normal(self, rows: int, outputs: int) -> Tensor:
         """(rows, outputs) standard normal numbers, correlated within clusters."""
