@@ -57,7 +57,7 @@ FORMS: Mapping[str, str] = {
     "balance": "balance, balance:gain=0.6,bias=0.05,max_move=0.06,control=node or balance:best",
     **{name: f"{name}, {name}:SETTING=VALUE,... or {name}:best" for name in RULES},
     "schedule": "schedule:PATH (a file of helm-gym hindsight)",
-    "ppo": "ppo:PATH (a model.zip of helm-gym train, or its run folder), ppo:released[-discrete]",
+    "ppo": "ppo:PATH (a model.zip of helm-gym train, or its run folder), ppo:released[-VARIANT]",
     "recurrent-ppo": "recurrent-ppo:PATH",
     "sac": "sac:PATH",
     "dqn": "dqn:PATH (as ppo:PATH, of these algorithms)",
