@@ -7,7 +7,7 @@ three policies that stand alone as ``ppo:released``, ``adapted:BASE`` and ``reco
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from numpy.typing import NDArray
 
@@ -16,7 +16,8 @@ from helm_gym.agents.policy import TrainedPolicy
 from helm_gym.agents.released import NAME, is_released, released
 from helm_gym.agents.residual_config import ResidualConfig
 from helm_gym.baselines.recovered import RecoveredPolicy
-from helm_gym.envs.recovery_config import RecoveryConfig
+from helm_gym.baselines.specs import TRAINED, make_policy
+from helm_gym.envs.recovery_config import STEP_S, RecoveryConfig
 from helm_gym.errors import ConfigError, nearest
 from helm_gym.policy import Policy, refill_pace_of, view_of
 
@@ -28,12 +29,13 @@ HINT = "write helm, helm:adapter=off,recovery=off or helm:base=PATH"
 
 
 def load_base(name: str) -> TrainedPolicy:
-    """The base policy: ``released``, another released name, or a file or run folder.
+    """The base policy: ``released``, a model file, a run folder, or a trained policy's spec.
 
     Raises:
         CheckpointError: it cannot be used.
     """
-    name = name.removeprefix(f"{ALGORITHM}:")
+    if name.partition(":")[0] in TRAINED:
+        return cast(TrainedPolicy, make_policy(name))
     return TrainedPolicy(released(ALGORITHM, name) if is_released(name) else Path(name))
 
 
@@ -45,6 +47,7 @@ class HelmPolicy:
         adapter: settings of the residual; None leaves it out.
         recovery: settings of the burst machine; None leaves it out.
         learn: whether the residual learns in :meth:`act`.
+        step_s: s between decisions.
     """
 
     def __init__(
@@ -54,12 +57,13 @@ class HelmPolicy:
         recovery: RecoveryConfig | None = RecoveryConfig(),  # noqa: B008
         *,
         learn: bool = True,
+        step_s: float = STEP_S,
     ) -> None:
         self.base = load_base(base)
         self.card = self.base.card
         self.adapted = AdaptedPolicy(self.base, adapter, learn=learn) if adapter else None
         inner: Policy = self.adapted or self.base
-        self.recovered = RecoveredPolicy(inner, recovery) if recovery else None
+        self.recovered = RecoveredPolicy(inner, recovery, step_s) if recovery else None
         self._outer: Policy = self.recovered or inner
         self.control, self.observation = view_of(self._outer)
         self.initial_share = getattr(self._outer, "initial_share", None)

@@ -11,6 +11,7 @@ from helm_gym.cli import (
     bench,
     bursts,
     calibration,
+    controller,
     hindsight,
     leaderboard,
     machine,
@@ -24,8 +25,8 @@ from helm_gym.cli import (
 from helm_gym.cli.shared import app
 
 __all__ = [
-    "adapt", "app", "bench", "bursts", "calibration", "hindsight", "leaderboard", "machine", "main",
-    "policies", "refill", "results", "routers", "scenarios", "studies",
+    "adapt", "app", "bench", "bursts", "calibration", "controller", "hindsight", "leaderboard",
+    "machine", "main", "policies", "refill", "results", "routers", "scenarios", "studies",
 ]  # fmt: skip
 
 

@@ -1,0 +1,92 @@
+"""Weights as the decision path reads them: one float32 array, a row per input of a layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helm_gym.agents.decision_path import LANES, MOST_LAYERS, N_WORK, F
+from helm_gym.agents.policy import TrainedPolicy
+from helm_gym.agents.residual_net import ResidualWeights, inputs_of
+from helm_gym.envs.observation import FEATURES
+from helm_gym.errors import ConfigError
+
+Array = NDArray[Any]
+Single = NDArray[np.float32]
+Layers = list[tuple[Array, Array]]
+
+
+def layers_of(base: TrainedPolicy) -> Layers:
+    """Weights (out, in) and biases (out,) of a base that the decision path can run.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    card, view = base.card, base.card.view
+    layers: Layers = base._actor._layers
+    names = tuple(feature.name for feature in FEATURES["extended"])
+    wrong = ""
+    if card.algorithm != "ppo" or view.action not in ("target", "increment"):
+        wrong = f"a network of {card.algorithm} with action {view.action!r}"
+    elif view.control != "node":
+        wrong = f"control {view.control!r}"
+    elif view.features != names[: len(view.features)]:
+        wrong = f"the observation {view.observation!r}"
+    elif not 2 <= len(layers) <= MOST_LAYERS + 1:
+        wrong = f"{len(layers) - 1} hidden layers"
+    elif not all(np.isfinite(part).all() for layer in layers for part in layer):
+        wrong = "weights that are not finite"
+    if wrong:
+        raise ConfigError(
+            f"{base.path}: has {wrong}, but the controller runs MLPs of PPO, with 1 to "
+            f"{MOST_LAYERS} hidden layers, that decide node by node (control 'node', action "
+            "'target' or 'increment') on what 'extended' begins with; deploy it as a TrainedPolicy"
+        )
+    return layers
+
+
+def build(nodes: int, layers: Layers, hidden: int) -> tuple[Single, int, tuple[int, int]]:
+    """The array, without a residual's weights yet.
+
+    Args:
+        nodes: M.
+        layers: of the base.
+        hidden: units of the residual; 0 if there is none.
+
+    Returns:
+        The array; first rows of the base and of the two slots of the residual.
+    """
+    base = nodes + N_WORK
+    first = base + sum(weight.shape[1] + 1 for weight, _ in layers[:-1]) + 2
+    rows = _residual_rows(hidden) if hidden else 0
+    widest = max(*(len(bias) for _, bias in layers), hidden, F)
+    nets: Single = np.zeros((first + 2 * rows, _filled(widest)), np.float32)
+    _write(nets, base, layers)
+    return nets, base, (first, first + rows)
+
+
+def write_residual(nets: Single, begin: int, weights: ResidualWeights) -> None:
+    """Copy a residual's weights into a slot."""
+    layers = [(weights.w1, weights.b1), (weights.w2, weights.b2), (weights.w3[None], weights.b3)]
+    _write(nets, begin, layers)
+
+
+def _write(nets: Single, row: int, layers: Layers) -> None:
+    """Transposed weights and then the bias, layer by layer; the last one is a row."""
+    for weight, bias in layers[:-1]:
+        outputs, inputs = weight.shape
+        nets[row : row + inputs, :outputs] = weight.T
+        nets[row + inputs, :outputs] = bias
+        row += inputs + 1
+    weight, bias = layers[-1]
+    nets[row, : weight.shape[1]], nets[row + 1, 0] = weight[0], bias[0]
+
+
+def _residual_rows(hidden: int) -> int:
+    return inputs_of(F) + 1 + hidden + 1 + 2
+
+
+def _filled(width: int) -> int:
+    return -(-width // LANES) * LANES

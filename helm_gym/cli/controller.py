@@ -1,0 +1,50 @@
+"""``decision-speed`` and ``export``: the trained base where requests are served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from helm_gym.cli.shared import QuietOption, app, reported
+
+BaseOption = Annotated[
+    str, typer.Option("--base", "-b", help="released, or a model file or run folder.")
+]
+
+
+@app.command("decision-speed")
+@reported
+def decision_speed(
+    base: BaseOption = "released",
+    nodes: Annotated[int, typer.Option(min=2, max=1024, help="In the larger cluster.")] = 32,
+    calls: Annotated[int, typer.Option(min=10, help="Timed calls of a round.")] = 2000,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; their median counts.")] = 5,
+    quiet: QuietOption = False,
+) -> None:
+    """Time a decision of the controller, beside SB3, torch, ONNX Runtime and NumPy."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from helm_gym.agents import decision_speed as room
+    from helm_gym.agents.helm_policy import load_base
+
+    timings = track(
+        room.measure(load_base(base), nodes, calls, rounds),
+        description="timing", total=2 * 6, disable=quiet, console=Console(stderr=True),
+    )  # fmt: skip
+    Console().print(room.table(list(timings)))
+
+
+@app.command()
+@reported
+def export(
+    out: Annotated[Path, typer.Argument(help="The file, such as base.onnx.")],
+    base: BaseOption = "released",
+) -> None:
+    """Write the base network as an ONNX graph: observations in, shares out."""
+    from helm_gym.agents.helm_policy import load_base
+    from helm_gym.agents.onnx_export import export as write
+
+    typer.echo(f"graph: {write(load_base(base), out)}")
