@@ -33,6 +33,9 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 F = len(FEATURES["extended"])  # features of a node
 _SHARE = [feature.name for feature in FEATURES["extended"]].index("emb_share")
 MOST_LAYERS = 4  # hidden layers of a base
+# Windows' arrivals / nominal; assumed, the strongest burst that we measured is x5. Averages would
+# remember one wrapped counter for over an hour.
+MOST_ARRIVED = 100.0
 # Reasons as the memory holds them.
 _NONE, _MISSING, _STALE, _ABSURD, _NO_P99, _NO_ANSWER = (float(reason) for reason in Reason)
 
@@ -132,6 +135,8 @@ def _reason(row: Array, now: float, settings: Array) -> float:
     if absurd or math.isinf(total):
         return _ABSURD
     if row[NodeColumn.SHED] > row[NodeColumn.ARRIVED] or row[NodeColumn.SHARE] > 1.0:
+        return _ABSURD
+    if row[NodeColumn.ARRIVED] > MOST_ARRIVED * settings[Setting.NOMINAL]:
         return _ABSURD
     age = now - row[NodeColumn.TIME_S]
     if age > settings[Setting.MAX_AGE_S]:

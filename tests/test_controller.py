@@ -181,6 +181,7 @@ def test_networks_of_other_sizes_and_views(
         (NodeColumn.ARRIVED, -1.0, Reason.ABSURD),
         (NodeColumn.LINK_S, np.inf, Reason.ABSURD),
         (NodeColumn.SHED, 1e9, Reason.ABSURD),
+        (NodeColumn.ARRIVED, 2.0**64, Reason.ABSURD),  # a counter that began anew
         (NodeColumn.SHARE, 1.5, Reason.ABSURD),
         (NodeColumn.TIME_S, 980.0, Reason.STALE),
         (NodeColumn.TIME_S, 2000.0, Reason.ABSURD),
@@ -206,6 +207,22 @@ def test_a_bad_node_holds_its_share_and_the_others_go_on(
     bad[2, NodeColumn.TIME_S] = 1000.0
     assert controller.decide(bad)[2] != last[2]  # and it comes back
     assert controller.held.tolist() == [0, 0, 1, 0]
+
+
+def test_a_window_that_cannot_be_leaves_no_trace() -> None:
+    hit, spared = (HelmController(SITE, 2, adapter=None, recovery=None) for _ in range(2))
+    for window in range(12):
+        telemetry = example(2, seed=window)
+        telemetry[:-1, NodeColumn.TIME_S] = telemetry[-1, ClusterColumn.NOW_S] = window * 5.0
+        if window == 3:
+            lost = telemetry.copy()
+            lost[0, NodeColumn.ARRIVED], telemetry[0] = 2.0**64, np.nan
+            hit.decide(lost)
+        else:
+            hit.decide(telemetry)
+        spared.decide(telemetry)
+        np.testing.assert_array_equal(hit.shares, spared.shares)
+    assert hit.held.tolist() == spared.held.tolist() == [1, 0]
 
 
 def test_how_old_telemetry_may_be_is_a_setting() -> None:
