@@ -474,7 +474,7 @@ class Twin:
 
     def _dynamo_like(self, asked: Asked, fresh: int, candidates: int) -> int:
         work, weight = self.scenario.workload, self.scenario.router.overlap_weight.value
-        history = int(math.exp(work.profile.history.log_mean.value))
+        history = int(self._median_history())
         prefilled = history / self.gpu_seconds(history, 0, 0)  # tokens/s
         held = work.capacity_rps_per_node.value * history  # tokens of requests in flight, by delay
         costs = []
@@ -514,9 +514,14 @@ class Twin:
             for old, new in zip(node.prices, (link, gpu, block), strict=True)
         ]
 
+    def _median_history(self) -> float:
+        law = self.scenario.workload.profile.history
+        longest = self.scenario.hardware.model.max_history.value
+        return sorted((law.shortest.value, math.exp(law.log_mean.value), longest))[1]
+
     def _weights(self) -> tuple[float, float, float]:
         work, emb, router = self.scenario.workload, self.scenario.emb, self.scenario.router
-        h = math.exp(work.profile.history.log_mean.value)
+        h = self._median_history()
         kv = self.gpu_seconds(int(h), 0, 0) + h * emb.history_row_bytes.value / self.miss_rate
         mix = work.base_mix()
         mean = sum(mix[s.name] * s.candidates.value for s in work.surfaces)

@@ -174,7 +174,7 @@ def _rules(scenario: Scenario, cost: Cost) -> dict[str, Any]:
     """
     router, step_s = scenario.router, scenario.episode.step_s
     rate = scenario.workload.capacity_rps_per_node.value
-    history = int(math.exp(scenario.workload.profile.history.log_mean.value))
+    history = int(median_history(scenario))
     overlap = router.overlap_weight.value
     prefill = history / gpu_seconds(cost, history, 0, 0)
     return {
@@ -195,7 +195,7 @@ def profiled_weights(scenario: Scenario, cost: Cost) -> tuple[float, float, floa
 
     The form is HELM's (weights are normalised profiled costs); what counts as a full queue is ours.
     """
-    history = math.exp(scenario.workload.profile.history.log_mean.value)
+    history = median_history(scenario)
     mix = scenario.workload.base_mix()
     candidates = sum(mix[s.name] * s.candidates.value for s in scenario.workload.surfaces)
     rows = history * scenario.emb.history_row_bytes.value * cost.link_byte
@@ -204,6 +204,12 @@ def profiled_weights(scenario: Scenario, cost: Cost) -> tuple[float, float, floa
     queue = scenario.slo.p99_ms.value * MS
     total = kv + emb + queue
     return kv / total, emb / total, queue / total
+
+
+def median_history(scenario: Scenario) -> float:
+    """Median history in tokens, within what the profile draws and the model takes."""
+    law, longest = scenario.workload.profile.history, scenario.hardware.model.max_history.value
+    return min(max(math.exp(law.log_mean.value), law.shortest.value), longest)
 
 
 def mean_length(law: LogNormal) -> float:
