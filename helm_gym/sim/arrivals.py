@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from helm_gym.seeding import Stream
-from helm_gym.sim.compiled import inlined, kernel
+from helm_gym.sim.compiled import exposed, inlined, kernel
 from helm_gym.sim.intrinsics import prefetch
 from helm_gym.sim.layout import Array, Arrivals, Clock, Count, Status
 from helm_gym.sim.params import Source
@@ -72,7 +72,7 @@ def draw_surface(arrivals: Arrivals, source: Source, time: float) -> int:
     return surface
 
 
-@inlined
+@exposed
 def draw_user(arrivals: Arrivals, users: Array, source: Source, time: float) -> tuple[int, int]:
     """User and interest group of a session that starts at ``time``.
 
@@ -93,7 +93,7 @@ def draw_user(arrivals: Arrivals, users: Array, source: Source, time: float) -> 
     return user, group
 
 
-@inlined
+@exposed
 def draw_length(arrivals: Arrivals, source: Source, surface: int) -> int:
     """Requests of a session: a lognormal, rounded up."""
     z = normal_quantile(uniform(arrivals.rng, Stream.LENGTH))
@@ -101,7 +101,7 @@ def draw_length(arrivals: Arrivals, source: Source, surface: int) -> int:
     return int(min(math.ceil(draw), 1e6))
 
 
-@inlined
+@exposed
 def draw_gap(arrivals: Arrivals, source: Source, surface: int) -> float:
     """Seconds to a session's next request: a lognormal cut at the session gap, then scaled."""
     z = normal_quantile(uniform(arrivals.rng, Stream.GAP) * source.gap_cut[surface])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from helm_gym.sim.compiled import inlined, kernel
+from helm_gym.sim.compiled import exposed, inner, kernel
 from helm_gym.sim.layout import Array, Emb, Stages
 from helm_gym.sim.params import Cache, Cost
 
@@ -31,7 +31,7 @@ def set_fill(emb: Emb, weights: Array, node: int, shard: int, fill: float) -> No
             emb.readout[k, g, node] += change * weights[k, shard, g]
 
 
-@inlined
+@exposed
 def hit_rate(emb: Emb, group: int, node: int, drift: float) -> float:
     """Expected part of a request's look-ups that hit; ``drift`` in [0, 1] blends interests."""
     now, later = emb.readout[0, group, node], emb.readout[1, group, node]
@@ -59,7 +59,7 @@ def coldest_inside(emb: Emb, node: int) -> int:
     return shard
 
 
-@kernel
+@inner
 def _enqueue(
     emb: Emb, stages: Stages, cache: Cache, cost: Cost, node: int, shard: int, now: float
 ) -> float:
@@ -141,7 +141,7 @@ def _fold_lookups(emb: Emb, cache: Cache, node: int, drift: float) -> None:
     lookups[:] = 0.0
 
 
-@kernel
+@inner
 def _spread(seen: Array, lookups: Array, weights: Array, part: float) -> None:
     """Add ``part * lookups @ weights`` to ``seen``, for at most four groups."""
     if lookups.size < 4:
@@ -157,7 +157,7 @@ def _spread(seen: Array, lookups: Array, weights: Array, part: float) -> None:
         seen[s] += (a * w0[s] + b * w1[s]) + (c * w2[s] + d * w3[s])
 
 
-@kernel
+@inner
 def _fill_by_misses(emb: Emb, cache: Cache, node: int) -> None:
     """Let pages take up the rows that misses brought since the last tick."""
     for s in range(emb.fill.shape[1]):
@@ -188,7 +188,7 @@ def tick(
     return _swap(emb, stages, cache, cost, node, now)
 
 
-@kernel
+@inner
 def _swap(
     emb: Emb, stages: Stages, cache: Cache, cost: Cost, node: int, now: float
 ) -> tuple[float, int]:
@@ -206,7 +206,7 @@ def _swap(
         swaps += 1
 
 
-@kernel
+@inner
 def _resident_shards(emb: Emb, cache: Cache, node: int, age_s: float) -> float:
     """Sum of fills if every row looked up within ``age_s`` seconds stays and no other."""
     total = 0.0
@@ -216,7 +216,7 @@ def _resident_shards(emb: Emb, cache: Cache, node: int, age_s: float) -> float:
     return total
 
 
-@kernel
+@inner
 def _age_rows(emb: Emb, cache: Cache, node: int) -> None:
     """Row LRU: drop rows older than the characteristic time at which the rest just fits (Che)."""
     capacity = float(emb.capacity[node])
@@ -242,7 +242,7 @@ def _age_rows(emb: Emb, cache: Cache, node: int) -> None:
             set_fill(emb, cache.weights, node, s, keep)
 
 
-@kernel
+@inner
 def _row_marginal(emb: Emb, cache: Cache, node: int) -> float:
     """Row LRU: look-up bytes/s of the shard whose missing rows are wanted most."""
     best = 0.0

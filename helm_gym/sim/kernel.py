@@ -10,7 +10,7 @@ import numpy as np
 from helm_gym.seeding import Stream
 from helm_gym.sim import arrivals as source_room
 from helm_gym.sim import emb_cache, kv_cache, signals
-from helm_gym.sim.compiled import inlined, kernel
+from helm_gym.sim.compiled import exposed, inlined, inner, kernel
 from helm_gym.sim.intrinsics import prefetch
 from helm_gym.sim.layout import (
     PENDING_WINDOWS,
@@ -60,14 +60,14 @@ def set_share(state: State, params: Params, node: int, share: float, now: float)
     book_refill(sums, booked, params.cost)
 
 
-@kernel
+@inner
 def book_refill(sums: Array, link_s: float, cost: Cost) -> None:
     """Account for copies that entered the link queue at once (naive mode)."""
     sums[Node.LINK_S] += link_s
     sums[Node.REFILL_BYTES] += link_s * cost.refill_rate
 
 
-@kernel
+@inner
 def advance_refill(state: State, params: Params, node: int, now: float) -> None:
     """Let refill come as far as its mode allows before ``now``."""
     emb, stages, cache, cost = state.emb, state.stages, params.cache, params.cost
@@ -82,7 +82,7 @@ def advance_refill(state: State, params: Params, node: int, now: float) -> None:
     sums[Node.SHARD_LOADS] += loads
 
 
-@kernel
+@inner
 def tick(state: State, params: Params, now: float) -> None:
     """Once per ``tick_s`` on every node: refill, heat, fill and swaps of the EMB cache."""
     drift = 1.0 - math.exp(-params.source.drift_rate * max(0.0, now))
@@ -253,7 +253,7 @@ def serve(
         record[row, 5] = missing
 
 
-@inlined
+@exposed
 def new_items(rng: Array, mean: float) -> int:
     """Items a user's history gained since the previous request."""
     whole = int(mean)
@@ -263,7 +263,7 @@ def new_items(rng: Array, mean: float) -> int:
     return whole
 
 
-@kernel
+@inner
 def open_window(out: Output, until: float) -> None:
     """Zero the sums and say when the window ends."""
     out.node[:] = 0.0
@@ -275,7 +275,7 @@ def open_window(out: Output, until: float) -> None:
     out.pending[PENDING_WINDOWS - 1] = 0
 
 
-@kernel
+@inner
 def run_requests(state: State, params: Params, until: float, record: Array) -> int:
     """Serve every request that arrives before ``until``; return how many there were."""
     arrivals, source = state.arrivals, params.source
@@ -312,7 +312,7 @@ def fast_forward(state: State, params: Params, until: float) -> None:
     arrivals.clock[Clock.NOW] = until
 
 
-@kernel
+@inner
 def close_window(state: State, params: Params, served: int, until: float) -> None:
     """Levels at the window's end, latency quantiles, and the request count."""
     out, stages, emb, kv, cache = state.out, state.stages, state.emb, state.kv, params.cache
@@ -338,7 +338,7 @@ def close_window(state: State, params: Params, served: int, until: float) -> Non
         update_prices(state, params, until)
 
 
-@kernel
+@inner
 def _emb_bytes(emb: Emb, cache: Cache, node: int) -> float:
     if not cache.row_lru:
         return emb.pages[node] * cache.shard_bytes

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from helm_gym.sim.compiled import inlined, kernel
+from helm_gym.sim.compiled import exposed, inlined, kernel
 from helm_gym.sim.layout import Array
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -23,7 +23,7 @@ def mix64(x: np.uint64) -> np.uint64:
     return z ^ (z >> np.uint64(31))
 
 
-@inlined
+@exposed
 def uniform(rng: Array, stream: int) -> float:
     """Next number of a stream, in the open interval (0, 1)."""
     rng[stream] += GOLDEN

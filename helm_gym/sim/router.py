@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from helm_gym.sim.compiled import inlined, kernel
+from helm_gym.sim.compiled import exposed, inlined, kernel
 from helm_gym.sim.emb_cache import ROUNDING
 from helm_gym.sim.intrinsics import lowest_bit
 from helm_gym.sim.kv_cache import resident
@@ -285,7 +285,7 @@ def dynamo_like(seen: Signals, routing: Routing, request: Request) -> int:
     return node
 
 
-@inlined
+@exposed
 def choose(
     seen: Signals,
     prices: Prices,
