@@ -211,94 +211,16 @@ def _refuse(env: Any, wanted: type[Any], wrapper: str) -> None:
         )
 
 
-class BurstRecovery(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Overrides the shares of any agent, and the pace of refill, in a burst and after it.
+class _Around:
+    """What both wrappers are besides their steps: machines beside an environment."""
 
-    Args:
-        env: an :class:`EmbKvEnv` whose actions are EMB shares, with any control and observation.
-        config: settings of the machine.
-    """
-
-    def __init__(self, env: gym.Env[Any, Any], config: Config = None) -> None:
-        _refuse(env, EmbKvEnv, "BurstRecovery")
-        RecordConstructorArgs.__init__(self, config=config)
-        super().__init__(env)
-        base: Any = env.unwrapped
-        self._env = base
-        self._recovery = _Recovery(base.vector_env, as_config(config))
+    _env: Any
+    _recovery: _Recovery
 
     @property
     def stages(self) -> NDArray[np.int64]:
-        """(1,) or, where nodes are decided for, (M,) stages."""
+        """(B,) or, where nodes are decided for, (B * M,) stages; B is 1 for a single env."""
         return self._recovery.machines.stages
-
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode, in which nothing is known yet."""
-        result = self.env.reset(**kwargs)
-        self._recovery.begin(np.ones(1, np.bool_))
-        return result
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """As the environment's, with an action that the machine may have replaced."""
-        shares = self._recovery.before(np.asarray(action)[np.newaxis])
-        result = self.env.step(shares[0])
-        self._recovery.after(np.array([result[3]]))
-        return result
-
-    def set_refill_pace(self, pace: Array | float) -> None:
-        """The agent's own pace, for all nodes or (M,); the machine's is multiplied with it."""
-        self._recovery.set_pace(pace)
-
-    def get_state(self) -> dict[str, Any]:
-        """Everything that decides what happens next, the environment's included."""
-        return {"env": self._env.get_state(), "recovery": self._recovery.get_state()}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Continue, bit for bit, from the :meth:`get_state` of an equally made wrapper.
-
-        Raises:
-            CheckpointError: the state is truncated, or belongs to another environment.
-        """
-        env, own = _parts(state, self._recovery)
-        self._env.set_state(env)
-        self._recovery.set_state(own)
-
-
-class VectorBurstRecovery(VectorWrapper, RecordConstructorArgs):
-    """The same for a vector environment: one machine per row of its observations.
-
-    Args:
-        env: an :class:`EmbKvVectorEnv` whose actions are EMB shares, of any autoreset mode.
-        config: settings of the machines.
-    """
-
-    def __init__(self, env: VectorEnv[Any, Any, Any], config: Config = None) -> None:
-        _refuse(env, EmbKvVectorEnv, "VectorBurstRecovery")
-        RecordConstructorArgs.__init__(self, config=config)
-        super().__init__(env)
-        base: Any = env.unwrapped
-        self._env = base
-        self._recovery = _Recovery(base, as_config(config))
-
-    @property
-    def stages(self) -> NDArray[np.int64]:
-        """(B,) or, where nodes are decided for, (B * M,) stages."""
-        return self._recovery.machines.stages
-
-    def reset(
-        self, *, seed: Any = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """Begin episodes, in which nothing is known yet."""
-        result = self.env.reset(seed=seed, options=options)
-        chosen = read_options(options, self._env.layout, self._env.scenario)
-        self._recovery.begin(chosen.clusters)
-        return result
-
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """As the environment's, with actions that the machines may have replaced."""
-        result = self.env.step(self._recovery.before(actions))
-        self._recovery.after(np.asarray(result[3]))
-        return result
 
     def set_refill_pace(self, pace: Array | float) -> None:
         """The agent's own pace, broadcast to (B, M); the machines' is multiplied with it."""
@@ -317,3 +239,65 @@ class VectorBurstRecovery(VectorWrapper, RecordConstructorArgs):
         env, own = _parts(state, self._recovery)
         self._env.set_state(env)
         self._recovery.set_state(own)
+
+
+class BurstRecovery(_Around, gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Overrides the shares of any agent, and the pace of refill, in a burst and after it.
+
+    Args:
+        env: an :class:`EmbKvEnv` whose actions are EMB shares, with any control and observation.
+        config: settings of the machine.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], config: Config = None) -> None:
+        _refuse(env, EmbKvEnv, "BurstRecovery")
+        RecordConstructorArgs.__init__(self, config=config)
+        super().__init__(env)
+        base: Any = env.unwrapped
+        self._env = base
+        self._recovery = _Recovery(base.vector_env, as_config(config))
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode, in which nothing is known yet."""
+        result = self.env.reset(**kwargs)
+        self._recovery.begin(np.ones(1, np.bool_))
+        return result
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """As the environment's, with an action that the machine may have replaced."""
+        shares = self._recovery.before(np.asarray(action)[np.newaxis])
+        result = self.env.step(shares[0])
+        self._recovery.after(np.array([result[3]]))
+        return result
+
+
+class VectorBurstRecovery(_Around, VectorWrapper, RecordConstructorArgs):
+    """The same for a vector environment: one machine per row of its observations.
+
+    Args:
+        env: an :class:`EmbKvVectorEnv` whose actions are EMB shares, of any autoreset mode.
+        config: settings of the machines.
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any], config: Config = None) -> None:
+        _refuse(env, EmbKvVectorEnv, "VectorBurstRecovery")
+        RecordConstructorArgs.__init__(self, config=config)
+        super().__init__(env)
+        base: Any = env.unwrapped
+        self._env = base
+        self._recovery = _Recovery(base, as_config(config))
+
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin episodes, in which nothing is known yet."""
+        result = self.env.reset(seed=seed, options=options)
+        chosen = read_options(options, self._env.layout, self._env.scenario)
+        self._recovery.begin(chosen.clusters)
+        return result
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """As the environment's, with actions that the machines may have replaced."""
+        result = self.env.step(self._recovery.before(actions))
+        self._recovery.after(np.asarray(result[3]))
+        return result

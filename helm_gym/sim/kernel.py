@@ -10,89 +10,21 @@ import numpy as np
 from helm_gym.seeding import Stream
 from helm_gym.sim import arrivals as source_room
 from helm_gym.sim import emb_cache, kv_cache, signals
+from helm_gym.sim.boundary import advance_refill, set_share, tick
 from helm_gym.sim.compiled import exposed, inlined, inner, kernel
 from helm_gym.sim.intrinsics import prefetch
-from helm_gym.sim.layout import (
-    PENDING_WINDOWS,
-    Array,
-    Clock,
-    Cluster,
-    Count,
-    Emb,
-    Node,
-    Output,
-    State,
-)
-from helm_gym.sim.params import Cache, Cost, Params
-from helm_gym.sim.prices import update_prices
-from helm_gym.sim.refill import paced, refill
+from helm_gym.sim.layout import Array, Clock, Count, Node, State
+from helm_gym.sim.params import Params
 from helm_gym.sim.rng import uniform
 from helm_gym.sim.router import Request, choose
-from helm_gym.sim.stages import gpu_seconds, latency_bin, link_seconds, quantile
+from helm_gym.sim.stages import gpu_seconds, link_seconds
+from helm_gym.sim.window import admit, close_window, open_window
 
 peek, take = source_room.peek, source_room.take
-hit_rate, tick_emb, resize_emb = (
-    emb_cache.hit_rate,
-    emb_cache.tick,
-    emb_cache.resize,
-)
-find, store, resize_kv = (
-    kv_cache.find,
-    kv_cache.store,
-    kv_cache.resize,
-)
+find, store, hit_rate = kv_cache.find, kv_cache.store, emb_cache.hit_rate
 report, book = signals.report, signals.book
 
 RECORD_FIELDS = 6  # arrival, user, node, latency (-1 if shed), KV hit, missing bytes
-
-
-@kernel
-def set_share(state: State, params: Params, node: int, share: float, now: float) -> None:
-    """Move a node's boundary: the smaller side gives way at once, the larger one fills by use."""
-    cache = params.cache
-    sums = state.out.node[node]
-    state.stages.share[node] = share
-    blocks = int((1.0 - share) * cache.pool_bytes / cache.block_bytes)
-    pages = min(int(share * cache.pool_bytes / cache.shard_bytes), state.emb.heat.shape[1])
-    sums[Node.EVICTED_BLOCKS] += resize_kv(state.kv, state.users, node, blocks, cache.entries)
-    advance_refill(state, params, node, now)
-    booked = resize_emb(state.emb, state.stages, cache, params.cost, node, pages, now)
-    book_refill(sums, booked, params.cost)
-
-
-@inner
-def book_refill(sums: Array, link_s: float, cost: Cost) -> None:
-    """Account for copies that entered the link queue at once (naive mode)."""
-    sums[Node.LINK_S] += link_s
-    sums[Node.REFILL_BYTES] += link_s * cost.refill_rate
-
-
-@inner
-def advance_refill(state: State, params: Params, node: int, now: float) -> None:
-    """Let refill come as far as its mode allows before ``now``."""
-    emb, stages, cache, cost = state.emb, state.stages, params.cache, params.cost
-    if cache.paced_refill:
-        copied, loads, seconds = paced(emb, stages, cache, cost, node, now)
-    else:
-        copied, loads = refill(emb, stages, cache, cost, node, now)
-        seconds = copied / cost.refill_rate
-    sums = state.out.node[node]
-    sums[Node.REFILL_BYTES] += copied
-    sums[Node.LINK_S] += seconds
-    sums[Node.SHARD_LOADS] += loads
-
-
-@inner
-def tick(state: State, params: Params, now: float) -> None:
-    """Once per ``tick_s`` on every node: refill, heat, fill and swaps of the EMB cache."""
-    drift = 1.0 - math.exp(-params.source.drift_rate * max(0.0, now))
-    for node in range(state.stages.share.size):
-        advance_refill(state, params, node, now)
-        booked, swaps = tick_emb(
-            state.emb, state.stages, params.cache, params.cost, node, now, drift
-        )
-        book_refill(state.out.node[node], booked, params.cost)
-        state.out.node[node, Node.SWAPS] += swaps
 
 
 @inlined
@@ -113,19 +45,6 @@ def _note_ghost(
     if since < params.cache.ghost_bytes:
         rows = (request.bytes_miss - request.bytes_hit) * miss_fraction * params.cost.link_byte
         state.out.node[node, Node.GHOST_KV_S] += request.gpu_miss - request.gpu_hit + rows
-
-
-@inlined
-def _admit(out: Output, window_s: float, latency: float, done: float, warm: bool) -> None:
-    """Book a served request in histograms and completions."""
-    index = latency_bin(latency)
-    out.latency[index] += np.uint32(1)
-    if warm:
-        out.warm[index] += np.uint32(1)
-    late, ahead = done - out.cluster[Cluster.TIME_S], 0
-    if late >= 0.0:
-        ahead = min(int(late / window_s) + 1, PENDING_WINDOWS - 1)
-    out.pending[ahead] += 1
 
 
 @inlined
@@ -183,7 +102,7 @@ def _serve_on(
     sums[Node.EVICTED_BLOCKS] += store(
         kv, state.users, request.user, node, entry, history, cache.block_tokens, cache.entries
     )
-    _admit(state.out, routing.window_s, done - time, done, warm)
+    admit(state.out, routing.window_s, done - time, done, warm)
     return done - time, held, missing
 
 
@@ -264,18 +183,6 @@ def new_items(rng: Array, mean: float) -> int:
 
 
 @inner
-def open_window(out: Output, until: float) -> None:
-    """Zero the sums and say when the window ends."""
-    out.node[:] = 0.0
-    out.latency[:] = np.uint32(0)
-    out.warm[:] = np.uint32(0)
-    out.cluster[Cluster.TIME_S] = until
-    for k in range(PENDING_WINDOWS - 1):  # what was one window ahead is due in this one
-        out.pending[k] = out.pending[k + 1]
-    out.pending[PENDING_WINDOWS - 1] = 0
-
-
-@inner
 def run_requests(state: State, params: Params, until: float, record: Array) -> int:
     """Serve every request that arrives before ``until``; return how many there were."""
     arrivals, source = state.arrivals, params.source
@@ -310,57 +217,6 @@ def fast_forward(state: State, params: Params, until: float) -> None:
             break
         take(arrivals, state.users, params.source, time)
     arrivals.clock[Clock.NOW] = until
-
-
-@inner
-def close_window(state: State, params: Params, served: int, until: float) -> None:
-    """Levels at the window's end, latency quantiles, and the request count."""
-    out, stages, emb, kv, cache = state.out, state.stages, state.emb, state.kv, params.cache
-    shed = 0.0
-    for n in range(stages.share.size):
-        advance_refill(state, params, n, until)
-        sums = out.node[n]
-        shed += sums[Node.SHED]
-        sums[Node.LINK_DELAY_S] = max(0.0, stages.link_free[n] - until)
-        sums[Node.GPU_DELAY_S] = max(0.0, stages.gpu_free[n] - until)
-        sums[Node.REFILL_BACKLOG] = emb.waiting[n] * cache.shard_bytes - emb.copied[n]
-        pages = cache.ghost_bytes / cache.shard_bytes
-        sums[Node.MARGINAL_EMB_S] = emb.coldest[n] * pages * params.cost.link_byte
-        sums[Node.EMB_BYTES] = _emb_bytes(emb, cache, n)
-        sums[Node.KV_BYTES] = kv.used[n] * cache.block_bytes
-        sums[Node.SHARE] = stages.share[n]
-    count = state.arrivals.tally
-    count[Count.OFFERED] += served
-    count[Count.SHED] += int(shed)
-    count[Count.COMPLETED] += out.pending[0]
-    summarise(out)
-    if params.routing.prices:
-        update_prices(state, params, until)
-
-
-@inner
-def _emb_bytes(emb: Emb, cache: Cache, node: int) -> float:
-    if not cache.row_lru:
-        return emb.pages[node] * cache.shard_bytes
-    total = 0.0
-    for s in range(emb.fill.shape[1]):
-        total += emb.fill[node, s]
-    return total * cache.shard_bytes
-
-
-@kernel
-def summarise(out: Output) -> None:
-    """Figures of the window over all nodes."""
-    figures = out.cluster
-    figures[Cluster.P50_S] = quantile(out.latency, 0.5)
-    figures[Cluster.P99_S] = quantile(out.latency, 0.99)
-    figures[Cluster.WARM_P50_S] = quantile(out.warm, 0.5)
-    figures[Cluster.WARM_P99_S] = quantile(out.warm, 0.99)
-    figures[Cluster.COMPLETED] = out.pending[0]
-    ahead = 0
-    for k in range(1, PENDING_WINDOWS):
-        ahead += out.pending[k]
-    figures[Cluster.IN_FLIGHT] = ahead
 
 
 @kernel

@@ -16,6 +16,7 @@ from helm_gym.config import Scenario
 from helm_gym.errors import CalibrationWarning, ConfigError, SimulationError
 from helm_gym.seeding import streams_from_seed
 from helm_gym.sim import arrivals, emb_cache, kernel, kv_cache
+from helm_gym.sim.boundary import set_share
 from helm_gym.sim.layout import (
     Clock,
     Count,
@@ -262,7 +263,7 @@ class Simulator:
         else:
             np.copyto(buffer, self._cold)
         for node in range(self.scenario.nodes):
-            kernel.set_share(state, self.lowered.params, node, share, begin)
+            set_share(state, self.lowered.params, node, share, begin)
             emb_cache.fill_pages(state.emb, self.lowered.params.cache, node)
         state.stages.pace[:] = 1.0
         state.stages.link_free[:] = begin  # whatever naive refill has just booked
