@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from helm_gym.cli.shared import QuietOption, app, reported
+from helm_gym.cli.shared import QuietOption, app, print_study, reported
 
 
 @app.command()
@@ -28,8 +28,6 @@ def bursts(
     quiet: QuietOption = False,
 ) -> None:
     """Measure false alarms, detection delays, and what burst recovery does to policies."""
-    from rich.console import Console
-
     from helm_gym.baselines import burst_report as report
     from helm_gym.baselines.burst_detection import run_study
     from helm_gym.baselines.burst_effect import findings, run_effects
@@ -39,9 +37,10 @@ def bursts(
     study = run_study(quick=quick, logs=log or (), progress=not quiet)
     effects = run_effects(quick=quick, progress=not quiet) if effect else []
     written = report.save(study, effects, out, page)
-    Console().print(report.table(study))
-    for sentence in findings(effects):
-        typer.echo(f"* {sentence}")
-    if quick:
-        typer.echo(report.QUICK_WARNING)
-    typer.echo(f"page: {written}\nrows: {out / 'detection.parquet'}")
+    print_study(
+        report.table(study),
+        findings(effects),
+        report.QUICK_WARNING if quick else None,
+        written,
+        out / "detection.parquet",
+    )

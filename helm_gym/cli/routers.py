@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from helm_gym.cli.shared import QuietOption, app, cores, reported
+from helm_gym.cli.shared import QuietOption, app, cores, print_study, reported
 
 
 @app.command()
@@ -69,10 +69,10 @@ def routers(
         raise KeyboardInterrupt(f"stopped; the same command goes on with {folder}") from None
     written = page or folder / "routers.md"
     report.save(study, written)
-    console = Console()
-    console.print(report.table(study, console.width))
-    for sentence in report.findings(study):
-        typer.echo(f"* {sentence}")
-    if study.quick:
-        typer.echo(report.QUICK_WARNING)
-    typer.echo(f"page: {written}\nrows: {folder / 'routers.parquet'}")
+    print_study(
+        report.table(study, Console().width),
+        report.findings(study),
+        report.QUICK_WARNING if study.quick else None,
+        written,
+        folder / "routers.parquet",
+    )

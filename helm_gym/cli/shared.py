@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
@@ -102,3 +103,18 @@ def cores(threads: int | None) -> int:
     import os
 
     return threads or min(2, os.cpu_count() or 1)
+
+
+def print_study(
+    shown: Any | None, findings: Sequence[str], warning: str | None, page: Path, rows: Path
+) -> None:
+    """Print what a study found: a table, sentences, a warning if it was a quick one, its files."""
+    from rich.console import Console
+
+    if shown is not None:
+        Console().print(shown)
+    for sentence in findings:
+        typer.echo(f"* {sentence}")
+    if warning:
+        typer.echo(warning)
+    typer.echo(f"page: {page}\nrows: {rows}")

@@ -14,6 +14,7 @@ from helm_gym.cli.shared import (
     app,
     cores,
     load_scenario,
+    print_study,
     reported,
 )
 
@@ -63,13 +64,13 @@ def sensitivity(
         progress=not quiet,
     )
     written = report.save(study, out, page)
-    console = Console()
-    console.print(report.table(study, console.width))
-    for sentence in report.findings(study):
-        typer.echo(f"* {sentence}")
-    if study.quick:
-        typer.echo(report.QUICK_WARNING)
-    typer.echo(f"page: {written}\nrows: {out / 'sensitivity.parquet'}")
+    print_study(
+        report.table(study, Console().width),
+        report.findings(study),
+        report.QUICK_WARNING if study.quick else None,
+        written,
+        out / "sensitivity.parquet",
+    )
 
 
 @app.command()
@@ -148,11 +149,13 @@ def atlas(
         raise KeyboardInterrupt(f"stopped; the same command goes on with {out}") from None
     written = page or out / "atlas.md"
     report.save(rows, written, quick)
-    for sentence in report.summary(rows, pairs(rows)):
-        typer.echo(f"* {sentence}")
-    if quick:
-        typer.echo(report.QUICK_WARNING)
-    typer.echo(f"page: {written}\nrows: {out / 'atlas.parquet'}")
+    print_study(
+        None,
+        report.summary(rows, pairs(rows)),
+        report.QUICK_WARNING if quick else None,
+        written,
+        out / "atlas.parquet",
+    )
 
 
 suite_app = typer.Typer(help="The paper suite: nine frozen scenarios.", no_args_is_help=True)
