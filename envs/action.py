@@ -65,6 +65,8 @@ class Layout:
 
     def per_row(self, values: NDArray[ArrayT]) -> NDArray[ArrayT]:
         """Repeat (B, ...) values of clusters for each of their rows; always a copy."""
+        if self.rows_per_cluster == 1:  # repeat takes several times as long
+            return values.copy()
         return np.repeat(values, self.rows_per_cluster, axis=0)
 
     def rows_of(self, values: Mapping[str, Floats]) -> dict[str, Floats]:
