@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helm_gym.agents import telemetry as wire
+from helm_gym.agents.anchored_policy import Anchor
 from helm_gym.agents.decision_nets import build, layers_of, write_residual
 from helm_gym.agents.decision_path import N_PLACES, F, Place, Setting, Work, decide_nodes
 from helm_gym.agents.helm_policy import load_base
@@ -22,6 +23,7 @@ from helm_gym.agents.residual_config import ResidualConfig
 from helm_gym.agents.residual_learner import ResidualLearner
 from helm_gym.agents.residual_net import ResidualWeights, inputs_of, see
 from helm_gym.agents.telemetry import Reason, Site
+from helm_gym.agents.view import STEPS
 from helm_gym.envs.observation import FAST_S, SLOW_S
 from helm_gym.envs.recovery_config import RecoveryConfig
 from helm_gym.errors import ConfigError, PolicyError
@@ -40,6 +42,7 @@ class HelmController:
         base: ``released``, a model file or run folder, or a policy that was loaded already.
         adapter: settings of the residual; None leaves it out.
         recovery: settings of burst recovery; None leaves it out.
+        anchor: planned share, and how far the base is followed; None leaves it out.
         max_age: periods after which a node's telemetry is stale.
         seed: of the residual.
 
@@ -56,11 +59,13 @@ class HelmController:
         base: str | TrainedPolicy = NAME,
         adapter: ResidualConfig | None = ResidualConfig(),  # noqa: B008 (frozen)
         recovery: RecoveryConfig | None = RecoveryConfig(),  # noqa: B008
+        anchor: Anchor | None = None,
         max_age: float = MAX_AGE,
         seed: int = 0,
     ) -> None:
         _check(site, nodes, max_age)
         self.site, self.nodes, self._seed = site, nodes, seed
+        self.anchor = anchor if anchor is not None and anchor.ties else None
         self.policy = load_base(base) if isinstance(base, str) else base
         if adapter is not None and adapter.method == "none":
             adapter = None  # it decides as the base
@@ -176,12 +181,18 @@ class HelmController:
     def reset(self) -> None:
         """Begin anew: averages, burst machine, counts and residual forget all."""
         self._memory[: self.nodes] = 0.0
-        self._memory[: self.nodes, Place.SHARE] = self.site.initial_share
+        self._memory[: self.nodes, Place.SHARE] = self._first_share()
         self._memory[: self.nodes, Place.PACE] = 1.0
         if self._adapter is not None:
             inputs = inputs_of(F)
             self.learner = ResidualLearner(self._adapter, self.nodes, inputs, self._seed)
             self.load_adapter(self.learner.weights, self.learner.gate, self.learner.offset)
+
+    def _first_share(self) -> float:
+        """What is given before there is any data."""
+        if self.anchor is None:
+            return self.site.initial_share
+        return min(max(self.anchor.at, self.site.share_min), self.site.share_max)
 
     def _set(
         self, begin: int, widths: list[int], max_age: float, recovery: RecoveryConfig | None
@@ -203,7 +214,8 @@ class HelmController:
             Setting.MAX_AGE_S: max_age * site.step_s,
             Setting.FEATURES: len(view.features),
             Setting.CONTEXT: view.context,
-            Setting.INCREMENT: view.action == "increment",
+            Setting.INCREMENT: view.action in ("increment", "choice"),
+            Setting.CHOICES: len(STEPS) if view.action == "choice" else 0,
             Setting.BOUND: view.bound,
             Setting.BASE_LOW: view.share_min,
             Setting.BASE_HIGH: view.share_max,
@@ -211,6 +223,8 @@ class HelmController:
             Setting.LAYERS: len(widths),
             Setting.ADAPTER: self._adapter is not None,
             Setting.RECOVERY: recovery is not None,
+            Setting.ANCHOR: self.anchor.at if self.anchor else 0.0,
+            Setting.FOLLOW: self.anchor.follow if self.anchor else 1.0,
         }
         for setting, value in values.items():
             row[setting] = value

@@ -28,7 +28,7 @@ def layers_of(base: TrainedPolicy) -> Layers:
     layers: Layers = base._actor._layers
     names = tuple(feature.name for feature in FEATURES["extended"])
     wrong = ""
-    if card.algorithm != "ppo" or view.action not in ("target", "increment"):
+    if card.algorithm != "ppo" or view.action not in ("target", "increment", "choice"):
         wrong = f"a network of {card.algorithm} with action {view.action!r}"
     elif view.control != "node":
         wrong = f"control {view.control!r}"
@@ -42,7 +42,8 @@ def layers_of(base: TrainedPolicy) -> Layers:
         raise ConfigError(
             f"{base.path}: has {wrong}, but the controller runs MLPs of PPO, with 1 to "
             f"{MOST_LAYERS} hidden layers, that decide node by node (control 'node', action "
-            "'target' or 'increment') on what 'extended' begins with; deploy it as a TrainedPolicy"
+            "'target', 'increment' or 'choice') on what 'extended' begins with; deploy it as a "
+            "TrainedPolicy"
         )
     return layers
 
@@ -59,7 +60,9 @@ def build(nodes: int, layers: Layers, hidden: int) -> tuple[Single, int, tuple[i
         The array; first rows of the base and of the two slots of the residual.
     """
     base = nodes + N_WORK
-    first = base + sum(weight.shape[1] + 1 for weight, _ in layers[:-1]) + 2
+    first = base + sum(weight.shape[1] + 1 for weight, _ in layers[:-1])
+    weight, bias = layers[-1]
+    first += 2 if len(bias) == 1 else weight.shape[1] + 1
     rows = _residual_rows(hidden) if hidden else 0
     widest = max(*(len(bias) for _, bias in layers), hidden, F)
     nets: Single = np.zeros((first + 2 * rows, _filled(widest)), np.float32)
@@ -74,14 +77,17 @@ def write_residual(nets: Single, begin: int, weights: ResidualWeights) -> None:
 
 
 def _write(nets: Single, row: int, layers: Layers) -> None:
-    """Transposed weights and then the bias, layer by layer; the last one is a row."""
-    for weight, bias in layers[:-1]:
+    """Transposed weights and then the bias, layer by layer; a last one of one number is a row."""
+    weight, bias = layers[-1]
+    single = len(bias) == 1
+    for weight, bias in layers[:-1] if single else layers:
         outputs, inputs = weight.shape
         nets[row : row + inputs, :outputs] = weight.T
         nets[row + inputs, :outputs] = bias
         row += inputs + 1
-    weight, bias = layers[-1]
-    nets[row, : weight.shape[1]], nets[row + 1, 0] = weight[0], bias[0]
+    if single:
+        weight, bias = layers[-1]
+        nets[row, : weight.shape[1]], nets[row + 1, 0] = weight[0], bias[0]
 
 
 def _residual_rows(hidden: int) -> int:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from helm_gym.agents.decision_kernels import dot, layer, tanh
 from helm_gym.agents.telemetry import N_COLUMNS, ClusterColumn, NodeColumn, Reason
+from helm_gym.agents.view import STEPS
 from helm_gym.envs.observation import FEATURES, MARGINAL_SCALE
 from helm_gym.envs.recovery_machine import N_PARAMS, N_SIGNALS, N_STATE, advance, read_signals
 from helm_gym.sim.compiled import CACHE_FOLDER, inlined
@@ -88,6 +89,9 @@ class Setting(IntEnum):
     RESIDUAL_BOUND = 28
     SLOT = 29  # 0 or 1, the residual's in use
     RECOVERY = 30  # 1 if there is a burst machine
+    ANCHOR = 31  # planned share
+    FOLLOW = 32  # part of the base's deviation from it that counts; 1: the base alone
+    CHOICES = 33  # of how many steps the base chooses; 0: its output is a number
 
 
 class Work(IntEnum):
@@ -286,7 +290,22 @@ def _base(nets: Array, settings: Array, nodes: int, m: int) -> float:
         width = int(settings[Setting.WIDTH + depth])
         tanh(nets, other, _padded(width))
         one, other = other, one
+    if settings[Setting.CHOICES] > 0.0:
+        layer(nets, begin, width, one, begin + width, other, LANES)
+        return _chosen(nets[other], int(settings[Setting.CHOICES]))
     return float(dot(nets, begin, one, _padded(width)) + nets[begin + 1, 0])
+
+
+@inlined
+def _chosen(values: Array, choices: int) -> float:
+    """The step of the largest value, the first of equals; NaN if one is not finite."""
+    best = 0
+    for k in range(choices):
+        if not math.isfinite(values[k]):
+            return math.nan
+        if values[k] > values[best]:
+            best = k
+    return float(STEPS[best])
 
 
 @inlined
@@ -313,7 +332,7 @@ def _residual(nets: Array, memory: Array, settings: Array, nodes: int, m: int) -
 
 @inlined
 def _propose(nets: Array, memory: Array, settings: Array, nodes: int, m: int) -> float:
-    """Base and residual for a node; NaN if the base has no answer."""
+    """Base, anchor and residual for a node; NaN if the base has no answer."""
     output = _base(nets, settings, nodes, m)
     if not math.isfinite(output):
         return math.nan
@@ -324,6 +343,9 @@ def _propose(nets: Array, memory: Array, settings: Array, nodes: int, m: int) ->
     else:
         share = low + (output + 1.0) / 2.0 * (high - low)
     share = float(np.float32(min(max(share, low), high)))  # as trained policies answer
+    if settings[Setting.FOLLOW] < 1.0:
+        anchor = settings[Setting.ANCHOR]
+        share = min(max(anchor + settings[Setting.FOLLOW] * (share - anchor), low), high)
     if settings[Setting.ADAPTER] > 0.0:
         share = min(max(share + _residual(nets, memory, settings, nodes, m), low), high)
     return float(share)

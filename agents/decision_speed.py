@@ -98,15 +98,15 @@ def torch_network(base: TrainedPolicy) -> Any:
 def sb3_policy(base: TrainedPolicy) -> Any:
     """An SB3 policy with the base's weights, whose ``predict`` is what users call."""
     import torch
-    from gymnasium.spaces import Box
+    from gymnasium.spaces import Box, Discrete
     from stable_baselines3.common.policies import ActorCriticPolicy
 
     layers = layers_of(base)
     widths = [len(bias) for _, bias in layers[:-1]]
+    choices = len(layers[-1][1])
     seen = Box(0.0, 2.0, (layers[0][0].shape[1],), np.float32)
-    made = ActorCriticPolicy(
-        seen, Box(-1.0, 1.0, (1,), np.float32), lambda _: 0.0, net_arch={"pi": widths, "vf": [8]}
-    )
+    decides = Discrete(choices) if choices > 1 else Box(-1.0, 1.0, (1,), np.float32)
+    made = ActorCriticPolicy(seen, decides, lambda _: 0.0, net_arch={"pi": widths, "vf": [8]})
     linear = [p for p in made.mlp_extractor.policy_net if isinstance(p, torch.nn.Linear)]
     for part, (weight, bias) in zip([*linear, made.action_net], layers, strict=True):
         part.load_state_dict(

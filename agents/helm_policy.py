@@ -1,7 +1,8 @@
 """The spec ``helm``: a trained base, a residual that is learned online, and burst recovery.
 
 It is what :class:`~helm_gym.agents.controller.HelmController` deploys, put together of the same
-three policies that stand alone as ``ppo:released``, ``adapted:BASE`` and ``recovery:BASE``.
+policies that stand alone as ``ppo:released``, ``anchored(...):BASE``, ``adapted:BASE`` and
+``recovery:BASE``, in this order; a site that knows its share sets the anchor.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, cast
 from numpy.typing import NDArray
 
 from helm_gym.agents.adapted_policy import AdaptedPolicy
+from helm_gym.agents.anchored_policy import Anchor, AnchoredPolicy
 from helm_gym.agents.policy import TrainedPolicy
 from helm_gym.agents.released import NAME, is_released, released
 from helm_gym.agents.residual_config import ResidualConfig
@@ -23,9 +25,9 @@ from helm_gym.policy import Policy, refill_pace_of, view_of
 
 Array = NDArray[Any]
 SWITCHES = {"on": True, "off": False}
-SETTINGS = ("base", "adapter", "recovery")
+SETTINGS = ("base", "anchor", "follow", "adapter", "recovery")
 ALGORITHM = "ppo"
-HINT = "write helm, helm:adapter=off,recovery=off or helm:base=PATH"
+HINT = "write helm, helm:adapter=off,recovery=off, helm:anchor=0.35,follow=0.5 or helm:base=PATH"
 
 
 def load_base(name: str) -> TrainedPolicy:
@@ -46,6 +48,7 @@ class HelmPolicy:
         base: see :func:`load_base`.
         adapter: settings of the residual; None leaves it out.
         recovery: settings of the burst machine; None leaves it out.
+        anchor: planned share, and how far the base is followed; None leaves it out.
         learn: whether the residual learns in :meth:`act`.
         step_s: s between decisions.
     """
@@ -56,13 +59,15 @@ class HelmPolicy:
         adapter: ResidualConfig | None = ResidualConfig(),  # noqa: B008 (frozen)
         recovery: RecoveryConfig | None = RecoveryConfig(),  # noqa: B008
         *,
+        anchor: Anchor | None = None,
         learn: bool = True,
         step_s: float = STEP_S,
     ) -> None:
-        self.base = load_base(base)
+        self.base, self.anchor = load_base(base), anchor
         self.card = self.base.card
-        self.adapted = AdaptedPolicy(self.base, adapter, learn=learn) if adapter else None
-        inner: Policy = self.adapted or self.base
+        tied: Policy = AnchoredPolicy(self.base, anchor) if anchor else self.base
+        self.adapted = AdaptedPolicy(tied, adapter, learn=learn) if adapter else None
+        inner: Policy = self.adapted or tied
         self.recovered = RecoveredPolicy(inner, recovery, step_s) if recovery else None
         self._outer: Policy = self.recovered or inner
         self.control, self.observation = view_of(self._outer)
@@ -84,7 +89,7 @@ class HelmPolicy:
 
     @classmethod
     def from_spec(cls, spec: str, written: str) -> HelmPolicy:
-        """The policy of ``helm:WRITTEN``: ``base=PATH``, ``adapter=off``, ``recovery=off``.
+        """The policy of ``helm:WRITTEN``, with :data:`SETTINGS`.
 
         Raises:
             ConfigError: a setting does not exist or has no such value.
@@ -97,9 +102,20 @@ class HelmPolicy:
                     f"policy {spec!r}: {pair.strip()!r} is no setting{nearest(name, SETTINGS)}; "
                     f"{HINT}"
                 )
-            if name != "base" and value not in SWITCHES:
+            if name in ("adapter", "recovery") and value not in SWITCHES:
                 raise ConfigError(f"policy {spec!r}: {name} is on or off, not {value!r}; {HINT}")
-            found[name] = value if name == "base" else SWITCHES[value]
+            found[name] = SWITCHES[value] if name in ("adapter", "recovery") else value
         layers = {"adapter": ResidualConfig(), "recovery": RecoveryConfig()}
         chosen = {name: made if found.get(name, True) else None for name, made in layers.items()}
-        return cls(str(found.get("base", NAME)), **chosen)  # type: ignore[arg-type]
+        anchor = _anchor(spec, found.get("anchor"), found.get("follow"))
+        return cls(str(found.get("base", NAME)), **chosen, anchor=anchor)  # type: ignore[arg-type]
+
+
+def _anchor(spec: str, at: Any, follow: Any) -> Anchor | None:
+    if at is None and follow is not None:
+        raise ConfigError(
+            f"policy {spec!r}: follow={follow} says how far to go from a planned share, and there "
+            f"is none; {HINT}"
+        )
+    given = {"at": at} if follow is None else {"at": at, "follow": follow}
+    return None if at is None else Anchor.parse(given, f"policy {spec!r}")

@@ -16,7 +16,7 @@ import numpy as np
 
 from helm_gym.agents.decision_nets import Layers, layers_of
 from helm_gym.agents.policy import TrainedPolicy
-from helm_gym.agents.view import SHARE, View
+from helm_gym.agents.view import SHARE, STEPS, View
 from helm_gym.errors import ConfigError
 from helm_gym.files import replacing
 
@@ -96,7 +96,7 @@ class _Graph:
 
 
 def _network(made: _Graph, view: View, layers: Layers) -> str:
-    """The MLP, (nodes, 1)."""
+    """The MLP, (nodes, 1), or (nodes, choices)."""
     value = INPUT
     if view.context:
         mean = made.add("ReduceMean", [INPUT, made.constant("nodes_axis", np.array([0]))], "mean")
@@ -117,6 +117,9 @@ def _shares(made: _Graph, view: View, output: str) -> None:
     """What the output means, see :meth:`helm_gym.agents.view.View.shares`."""
     low, high = np.float32(view.share_min), np.float32(view.share_max)
     ends = [made.constant("minus_one", np.float32(-1.0)), made.constant("one", np.float32(1.0))]
+    if view.action == "choice":
+        index = made.add("ArgMax", [output], "index", axis=1)
+        output = made.add("Gather", [made.constant("steps", np.float32(STEPS)), index], "step")
     value = made.add("Clip", [output, *ends], "clipped")
     scale, offset = np.float32((view.share_max - view.share_min) / 2.0), "middle"
     if view.action == "target":

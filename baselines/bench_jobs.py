@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from helm_gym.baselines import bench_tune
+from helm_gym.baselines import bench_staged
 from helm_gym.baselines.bench_bank import Bank, Timed
 from helm_gym.baselines.bench_plan import REWARD, Job
 from helm_gym.baselines.bench_rows import (
@@ -50,7 +50,7 @@ def run_job(job: Job) -> list[Row]:
     rows = {seed: {**about, "seed": seed, "key": keys[seed]} for seed in job.seeds}
     spec = job.resolved
     try:
-        spec = spec or (bench_tune.resolve(scenario, job.policy) if job.searches else job.policy)
+        spec = spec or (bench_staged.resolve(scenario, job.policy) if job.searches else job.policy)
         made = [make_policy(spec) for _ in job.seeds]
         digest = policy_digest(spec, made[0])
         timed = [Timed(p, job.budget_ms * MS, scenario.episode.steps) for p in made]

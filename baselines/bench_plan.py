@@ -22,7 +22,7 @@ from helm_gym.baselines.bench_splits import (
 from helm_gym.baselines.heldout import HELD_OUT, cells, replay_cells
 from helm_gym.baselines.specs import make_policy
 from helm_gym.baselines.suite import CELLS, LOADS, PREFIX
-from helm_gym.baselines.tune import grid
+from helm_gym.baselines.tune import grid, most_tried
 from helm_gym.config import ROUTERS, Scenario
 from helm_gym.errors import ConfigError, nearest
 
@@ -83,7 +83,7 @@ class Job:
         """How many rollouts it takes, for the estimate of the time that is left."""
         if not self.searches or self.resolved is not None:
             return 1
-        return 1 + len(grid(self.setting.scenario, self.policy)) // CANDIDATES_PER_ROLLOUT
+        return 1 + most_tried(self.setting.scenario, self.policy) // CANDIDATES_PER_ROLLOUT
 
     def describe(self) -> str:
         """In words, for progress and errors."""

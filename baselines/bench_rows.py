@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import helm_gym
 from helm_gym._version import __version__
-from helm_gym.baselines import rollout, tune
+from helm_gym.baselines import bench_staged, rollout, tune
 from helm_gym.baselines.bench_plan import REWARD, Job, is_search
 from helm_gym.baselines.rollout import EXTRA
 from helm_gym.baselines.specs import make_policy
@@ -179,6 +179,8 @@ def asked_digest(scenario: Scenario, spec: str) -> str:
     digest = hashlib.sha256(json.dumps([spec, *candidates]).encode())
     digest.update(Path(__file__).with_name("bench_tune.py").read_bytes())
     digest.update(_source(type(make_policy(candidates[0]))))
+    if spec in bench_staged.STAGED:
+        digest.update(bench_staged.source())
     return digest.hexdigest()[:16]
 
 

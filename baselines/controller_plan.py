@@ -14,18 +14,23 @@ from helm_gym.baselines.bench import PARTS
 from helm_gym.baselines.bench_plan import Job, make_plan
 from helm_gym.baselines.bench_rows import asked_digest, part_name, read_rows, write_rows
 from helm_gym.baselines.benchmark_rows import REFERENCE
+from helm_gym.baselines.specs import HELM_SEARCH
 from helm_gym.config import ROUTERS as KNOWN_ROUTERS
 from helm_gym.errors import ConfigError, nearest
 
 FULL = "helm"
 """Spec of the whole controller: base, adapter and recovery."""
+TUNED = HELM_SEARCH
+"""HELM with the site's setting, searched as the opponents' are: share, and how far to follow."""
+OWN = (FULL, TUNED)
+"""What targets are about: one network that nobody tuned, and the same told about its site."""
 BASE, ADAPTER, RECOVERY = "ppo:released", "adapted:ppo:released", "recovery:ppo:released"
 LAYERS = {
     BASE: "base", ADAPTER: "+ adapter", RECOVERY: "+ recovery", FULL: "+ both",
 }  # fmt: skip
 """The ablation: which layers a spec has."""
-POLICIES = ("static:0.5", REFERENCE, "balance:best", "hysteresis:best", *LAYERS)
-"""What is run under every router."""
+POLICIES = ("static:0.5", REFERENCE, "balance:best", "hysteresis:best", *LAYERS, TUNED)
+"""What is run under every router, :data:`TUNED` where targets and tables need it."""
 
 AFFINITY = "kv_affinity"
 """Requests go where their user's KV is: the router that the paper's baselines have."""
@@ -67,6 +72,13 @@ def known_router(name: str) -> str:
     return name
 
 
+def runs_under(policy: str, router: str, scheduler: str) -> bool:
+    """Whether a policy is run under a router."""
+    if policy in PAPERS:
+        return router == AFFINITY
+    return policy != TUNED or router in (*PLAIN, scheduler)
+
+
 def systems(
     policies: Sequence[str] | None = None,
     scheduler: str = SCHEDULER,
@@ -94,7 +106,7 @@ def systems(
         System(policy, router)
         for router in routers
         for policy in wanted
-        if policy not in PAPERS or router == AFFINITY
+        if runs_under(policy, router, scheduler)
     ]
 
 

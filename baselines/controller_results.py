@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,15 @@ from helm_gym.baselines.benchmark_rows import (
     load_schedules,
 )
 from helm_gym.baselines.benchmark_table import Cell, Table
-from helm_gym.baselines.controller_plan import AFFINITY, FULL, PLAIN, SCHEDULER, STRONGEST, System
+from helm_gym.baselines.controller_plan import (
+    AFFINITY,
+    FULL,
+    PLAIN,
+    SCHEDULER,
+    STRONGEST,
+    TUNED,
+    System,
+)
 from helm_gym.baselines.controller_study import Study, facts_of, study_of
 from helm_gym.baselines.controller_targets import (
     DISTANCE,
@@ -38,6 +47,7 @@ from helm_gym.baselines.controller_targets import (
     THROUGHPUT,
     Target,
     full,
+    judged,
     misses_first,
     same_routers,
     targets,
@@ -48,6 +58,11 @@ from helm_gym.baselines.pages import markdown_templates
 if TYPE_CHECKING:
     from markupsafe import Markup
 
+WHAT = {
+    FULL: "all layers, one network and nothing tuned in any cell",
+    TUNED: "base and recovery, told the site's share: anchor and follow are searched in every "
+    "cell, as the opponents' settings are",
+}
 SHARES = ("static:0.5", REFERENCE)
 """Shares with which routers are compared alone."""
 
@@ -170,12 +185,23 @@ def _context(study: Study, notes: Sequence[str], command: str) -> dict[str, Any]
     return {
         **facts_of(study),
         "command": command,
-        "full": str(full(study)),
-        "targets": misses_first(asked),
-        "met": sum(target.verdict == MET for target in asked),
-        "missed": sum(target.verdict == MISSED for target in asked),
+        "heads": [head(study, asked, policy) for policy in judged(study)],
         "summary": tables.summary(misses_first(asked)),
         "sections": sections(study, asked, notes),
+    }
+
+
+def head(study: Study, asked: Sequence[Target], policy: str) -> dict[str, Any]:
+    """How many targets one system meets, and which system it is."""
+    mine = [target.verdict for target in asked if target.policy == policy]
+    met, missed = mine.count(MET), mine.count(MISSED)
+    return {
+        "system": str(full(study, policy)),
+        "what": WHAT[policy],
+        "met": met,
+        "missed": missed,
+        "unknown": len(mine) - met - missed,
+        "of": len(mine),
     }
 
 
@@ -197,50 +223,68 @@ def sections(study: Study, asked: Sequence[Target], notes: Sequence[str]) -> lis
 
 
 def _as_the_paper(study: Study, asked: Sequence[Target]) -> Section:
+    named = " and ".join(f"`{full(study, policy)}`" for policy in judged(study))
     text = [
-        f"`{full(study)}` as a whole system against `static:best`, `kv-opt:best` and "
+        f"{named} as a whole system against `static:best`, `kv-opt:best` and "
         f"`kv-emb-opt:best` with affinity routing (`{AFFINITY}`), as HELM's paper compares. Bars "
         f"in every cell: P99 at least {REDUCTION[0]:g} % lower (the paper: {REDUCTION[0]:g} to "
         f"{REDUCTION[1]:g} %), at least {SATISFACTION[0]:g} % of requests inside the SLO (the "
         f"paper: {SATISFACTION[0]:g} to {SATISFACTION[1]:g} %), throughput not lower (a ratio of "
         f"{THROUGHPUT:g} counts as equal: what is unfinished at an episode's end is cut off).",
     ]
-    table = tables.by_cell(study, "paper", asked, [full(study)])
-    return Section("As the paper compares", text, [Block("", table)])
+    blocks = []
+    for policy in judged(study):
+        own, mine = full(study, policy), [t for t in asked if t.policy == policy]
+        table = tables.by_cell(study, f"paper-{policy}", mine, [own])
+        blocks.append(Block(f"{own}: {WHAT[policy]}", table))
+    return Section("As the paper compares", text, blocks)
 
 
 def _strongest(study: Study, asked: Sequence[Target]) -> Section:
     blocks = []
-    best = study.best_router()
-    for router in same_routers(study):
-        own = System(FULL, router)
-        mine = [target for target in asked if target.router == router]
+    best, own = study.best_router(), judged(study)
+    for router, policy in product(same_routers(study), own):
+        mine = [t for t in asked if (t.router, t.policy) == (router, policy)]
         what = "the best for a static share" if router == best else "the scheduler"
-        table = tables.by_cell(study, f"strongest-{router}", mine, [own])
-        blocks.append(Block(f"All under {router}, {what}", table))
+        table = tables.by_cell(
+            study, f"strongest-{router}-{policy}", mine, [System(policy, router)]
+        )
+        blocks.append(Block(f"{policy}, all under {router}, {what}", table))
+    named = " and ".join(f"`{policy}` ({WHAT[policy]})" for policy in own)
     text = [
-        f"All layers, `{FULL}`, against {', '.join(f'`{policy}`' for policy in STRONGEST)}, all "
+        f"{named} against {', '.join(f'`{policy}`' for policy in STRONGEST)}, all "
         f"under one and the same router. The router is the one under which `{REFERENCE}` has the "
         f"lowest P99 over all cells and loads of these rows, which favours the opponents; where "
         "that is not the scheduler, both are shown. Bars: a ratio below 1 at load 0.95 in every "
         f"trend and burst cell, at most {NEVER_WORSE:g} elsewhere.",
     ]
+    if TUNED in own:
+        text.append(_followed(study))
+        blocks.append(Block(f"What the search of {TUNED} chose", tables.choices(study)))
     return Section("Against the strongest", text, blocks)
+
+
+def _followed(study: Study) -> str:
+    """How often the base was of use to the search."""
+    counts = tables.follows(study)
+    said = ", ".join(f"{follow:g} in {n}" for follow, n in counts.items()) or "nothing yet"
+    return (
+        f"`{TUNED}` decides anchor + follow x (share of the base - anchor). A follow of 0 is a "
+        "fixed share, that is `static:best` again; 1 is the base alone. With the scheduler the "
+        f"search chose a follow of {said} (cells at a load). Part of what a follow above 0 gains "
+        "is a share between the steps of 0.05 that `static:best` has."
+    )
 
 
 def _distance(study: Study, notes: Sequence[str]) -> Section:
     table = tables.distances(study)
-    own = full(study)
-    known = [study.values(own, place, "distance") for place in study.places]
-    n = sum(int((values == values).sum()) for values in known)
-    cells = sum(bool((values == values).any()) for values in known)
+    found = [_covered(study, policy) for policy in judged(study)]
     text = [
         f"Mean |share - share of the hindsight schedule| over windows and nodes, on the same "
         f"requests; bar {DISTANCE:g}. A schedule belongs to a cell, a load, a router and a seed. "
-        f"For `{own}` {cells} of {len(known)} cells and loads have one, {n} of "
-        f"{sum(len(values) for values in known)} runs.",
+        + " ".join(said for said, _ in found),
     ]
-    if n < sum(len(values) for values in known):
+    if not all(complete for _, complete in found):
         text.append(f"A cell's schedules are found by `{hindsight_command(study)}`.")
     text += [f"Left out: {note}." for note in notes[:3]]
     if len(notes) > 3:
@@ -248,6 +292,17 @@ def _distance(study: Study, notes: Sequence[str]) -> Section:
     return Section(
         "Distance to the hindsight optimum", text, [Block("", table)] if table.rows else []
     )
+
+
+def _covered(study: Study, policy: str) -> tuple[str, bool]:
+    """How many runs of the full system have a schedule, and whether all have."""
+    own = full(study, policy)
+    known = [study.values(own, place, "distance") for place in study.places]
+    n = sum(int((values == values).sum()) for values in known)
+    cells = sum(bool((values == values).any()) for values in known)
+    of = sum(len(values) for values in known)
+    said = f"For `{own}` {cells} of {len(known)} cells and loads have one, {n} of {of} runs."
+    return said, n == of
 
 
 def hindsight_command(study: Study) -> str:

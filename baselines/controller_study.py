@@ -20,6 +20,7 @@ from helm_gym.baselines.controller_plan import (
     ROUTERS,
     SCHEDULER,
     System,
+    runs_under,
 )
 from helm_gym.baselines.stats import Interval, mean_interval
 
@@ -56,7 +57,12 @@ class Study:
     @property
     def systems(self) -> list[System]:
         """What the tables ask for."""
-        every = [System(policy, router) for router in self.routers for policy in self.policies]
+        every = [
+            System(policy, router)
+            for router in self.routers
+            for policy in self.policies
+            if runs_under(policy, router, self.scheduler)
+        ]
         return [*every, *(System(policy, AFFINITY) for policy in PAPERS)]
 
     def rows(self, system: System, place: Place) -> list[Row | None]:
@@ -64,6 +70,10 @@ class Study:
         policy, router = system
         key = (*Setting(*place, router), policy)
         return [self.benchmark.runs.get((*key, seed)) for seed in self.benchmark.seeds[place[0]]]
+
+    def spec(self, system: System, place: Place) -> str:
+        """What a system was run as there; empty if it was not."""
+        return next((str(row["spec"]) for row in self.rows(system, place) if row), "")
 
     def values(self, system: System, place: Place, column: str) -> Floats:
         """A column on every seed; NaN where a run failed or was not made."""

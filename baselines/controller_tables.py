@@ -7,11 +7,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from helm_gym.baselines.anchor_search import found_of
 from helm_gym.baselines.benchmark_rows import REFERENCE
 from helm_gym.baselines.benchmark_table import Cell, Table, number, words
-from helm_gym.baselines.controller_plan import AFFINITY, LAYERS, PLAIN, System
+from helm_gym.baselines.controller_plan import AFFINITY, LAYERS, PLAIN, TUNED, System, runs_under
 from helm_gym.baselines.controller_study import UNKNOWN, Place, Study
-from helm_gym.baselines.controller_targets import MET, MISSED, NOT_KNOWN, Check, Target, full
+from helm_gym.baselines.controller_targets import (
+    MET,
+    MISSED,
+    NOT_KNOWN,
+    Check,
+    Target,
+    full,
+    judged,
+)
 from helm_gym.baselines.stats import Interval, mean_interval
 
 UNSURE = " (?)"  # behind what is judged by a mean whose interval crosses the bar
@@ -117,6 +126,37 @@ def _place(place: Place) -> list[Cell]:
     return [words(short(place[0])), number(place[1], "g")]
 
 
+def choices(study: Study) -> Table:
+    """Anchor and follow that the search of ``helm:best`` chose, beside the best static share."""
+    routers = [r for r in study.routers if runs_under(TUNED, r, study.scheduler)]
+    headings = ["cell", "load"]
+    for router in routers:
+        headings += [f"{REFERENCE} under {router}", f"{TUNED} under {router}: anchor", "follow"]
+    rows = [[*_place(place), *_chosen(study, place, routers)] for place in study.places]
+    return Table("choices", headings, rows)
+
+
+def _chosen(study: Study, place: Place, routers: Sequence[str]) -> list[Cell]:
+    cells = []
+    for router in routers:
+        cells.append(words(study.spec(System(REFERENCE, router), place).partition(":")[2]))
+        spec = study.spec(System(TUNED, router), place)
+        if spec:
+            found = found_of(spec)
+            anchor = "none" if found.anchor is None else f"{found.anchor:g}"
+            cells += [words(anchor), number(found.follow, "g")]
+        else:
+            cells += [words(""), words("")]
+    return cells
+
+
+def follows(study: Study) -> dict[float, int]:
+    """In how many cells and loads the search chose which follow, with the scheduler; 0: a share."""
+    specs = [study.spec(System(TUNED, study.scheduler), place) for place in study.places]
+    known = [found_of(spec).follow for spec in specs if spec]
+    return {follow: known.count(follow) for follow in sorted(set(known))}
+
+
 # Allocation and routing apart
 
 
@@ -192,12 +232,11 @@ def routing_by_cell(study: Study, policy: str) -> Table:
 
 def both_by_cell(study: Study) -> Table:
     """The reference alone, either part alone and both, over the best static share and affinity."""
-    base, own = System(REFERENCE, AFFINITY), full(study)
-    lines = [
-        ("router alone", System(REFERENCE, own.router), base),
-        ("split alone", System(own.policy, AFFINITY), base),
-        ("both", own, base),
-    ]
+    base = System(REFERENCE, AFFINITY)
+    lines = [("router alone", System(REFERENCE, study.scheduler), base)]
+    for policy in judged(study):
+        lines.append((f"split alone, {policy}", System(policy, AFFINITY), base))
+        lines.append((f"both, {policy}", full(study, policy), base))
     return ratios_by_cell(study, "both-cells", lines)
 
 

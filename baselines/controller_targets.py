@@ -9,7 +9,14 @@ from operator import ge, le, lt
 
 import numpy as np
 
-from helm_gym.baselines.controller_plan import AFFINITY, FULL, OPPONENTS, STRONGEST, System
+from helm_gym.baselines.controller_plan import (
+    AFFINITY,
+    FULL,
+    OPPONENTS,
+    OWN,
+    STRONGEST,
+    System,
+)
 from helm_gym.baselines.controller_study import Floats, Place, Study
 from helm_gym.baselines.hindsight_metrics import YARDSTICK
 from helm_gym.baselines.stats import Interval, mean_interval
@@ -79,6 +86,7 @@ class Target:
     label: str  # in a verdict
     form: str
     checks: tuple[Check, ...]
+    policy: str  # whose target it is
     router: str = ""  # if all that is compared runs under one
 
     def count(self, verdict: str) -> int:
@@ -100,22 +108,36 @@ class Target:
 
 
 def targets(study: Study) -> list[Target]:
-    """Everything that is asked of the full system."""
-    return [*as_the_paper(study), *against_the_strongest(study), distance(study)]
+    """Everything that is asked of the full system, untuned and with the site's setting."""
+    return [target for policy in judged(study) for target in targets_of(study, policy)]
 
 
-def full(study: Study) -> System:
-    """All layers with the scheduler."""
-    return System(FULL, study.scheduler)
+def judged(study: Study) -> list[str]:
+    """Whose targets are evaluated: those in the tables, and HELM in any case."""
+    return [policy for policy in OWN if policy == FULL or policy in study.policies]
 
 
-def as_the_paper(study: Study) -> list[Target]:
+def targets_of(study: Study, policy: str) -> list[Target]:
+    """Everything that is asked of one of :data:`~helm_gym.baselines.controller_plan.OWN`."""
+    return [
+        *as_the_paper(study, policy),
+        *against_the_strongest(study, policy),
+        distance(study, policy),
+    ]
+
+
+def full(study: Study, policy: str = FULL) -> System:
+    """The full system: with the scheduler."""
+    return System(policy, study.scheduler)
+
+
+def as_the_paper(study: Study, policy: str = FULL) -> list[Target]:
     """The full system against the paper's baselines with affinity routing."""
-    own = full(study)
+    own = full(study, policy)
     lower = [_lower(study, own, System(policy, AFFINITY)) for policy in OPPONENTS]
     inside = [100.0 * study.values(own, place, "slo_satisfaction") for place in study.places]
     slo = Target(PAPER, f"requests of {own} inside the SLO, %", "in SLO, %", "SLO", ".2f",
-                 _checks(study, inside, SATISFACTION[0], ge))  # fmt: skip
+                 _checks(study, inside, SATISFACTION[0], ge), own.policy)  # fmt: skip
     through = [_through(study, own, System(policy, AFFINITY)) for policy in OPPONENTS]
     return [*lower, slo, *through]
 
@@ -129,6 +151,7 @@ def _lower(study: Study, own: System, other: System) -> Target:
         f"P99 {other.policy}",
         ".1f",
         _checks(study, percent, REDUCTION[0], ge),
+        own.policy,
     )
 
 
@@ -141,6 +164,7 @@ def _through(study: Study, own: System, other: System) -> Target:
         f"throughput {other.policy}",
         ".4f",
         _checks(study, ratios, THROUGHPUT, ge),
+        own.policy,
     )
 
 
@@ -149,20 +173,22 @@ def same_routers(study: Study) -> list[str]:
     return list(dict.fromkeys((study.best_router(), study.scheduler)))
 
 
-def against_the_strongest(study: Study) -> list[Target]:
-    """All layers against the best simple rules, under the same router."""
+def against_the_strongest(study: Study, policy: str = FULL) -> list[Target]:
+    """HELM against the best simple rules, under the same router."""
     found = []
     for router in same_routers(study):
-        own = System(FULL, router)
-        for policy in STRONGEST:
-            other = System(policy, router)
+        own = System(policy, router)
+        for opponent in STRONGEST:
+            other = System(opponent, router)
             checks = tuple(
                 _check(place, study.ratio(own, other, place), *_allowed(place))
                 for place in study.places
             )
-            heading = f"P99 / {policy}'s"
-            name = f"P99 of {FULL} over that of {policy}, both under {router}"
-            found.append(Target(SAME_ROUTER, name, heading, policy, ".3f", checks, router))
+            heading = f"P99 / {opponent}'s"
+            name = f"P99 of {policy} over that of {opponent}, both under {router}"
+            found.append(
+                Target(SAME_ROUTER, name, heading, opponent, ".3f", checks, policy, router)
+            )
     return found
 
 
@@ -172,16 +198,16 @@ def _allowed(place: Place) -> tuple[float, Compare]:
     return (1.0, lt) if hard else (NEVER_WORSE, le)
 
 
-def distance(study: Study) -> Target:
+def distance(study: Study, policy: str = FULL) -> Target:
     """|share - hindsight optimum| of the full system; not known where no optimum was found."""
-    own, known = full(study), []
+    own, known = full(study, policy), []
     for place in study.places:
         values = study.values(own, place, "distance")
         found = values[np.isfinite(values)]
         known.append(found if found.size else values)
     name = f"|share - hindsight optimum| of {own}"
     checks = _checks(study, known, DISTANCE, le)
-    return Target(OPTIMUM, name, "distance", "distance", ".3f", checks)
+    return Target(OPTIMUM, name, "distance", "distance", ".3f", checks, policy)
 
 
 def _checks(

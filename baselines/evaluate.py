@@ -14,7 +14,7 @@ from helm_gym._version import __version__
 from helm_gym.baselines.rollout import Episode, Tick, run_policy
 from helm_gym.baselines.specs import SEARCHES, make_policy
 from helm_gym.baselines.stats import Interval, Sign, mean_interval, paired, sign
-from helm_gym.baselines.tune import EVALUATION_SEEDS, Search, grid, search
+from helm_gym.baselines.tune import EVALUATION_SEEDS, Search, most_tried, search
 from helm_gym.config import Scenario
 from helm_gym.errors import ConfigError
 from helm_gym.policy import Policy
@@ -171,7 +171,7 @@ def _progress(scenario: Scenario, specs: Sequence[str], wanted: bool) -> Iterato
     from rich.console import Console
     from rich.progress import Progress
 
-    runs = sum(1 + (len(grid(scenario, spec)) if spec in SEARCHES else 0) for spec in specs)
+    runs = sum(1 + (most_tried(scenario, spec) if spec in SEARCHES else 0) for spec in specs)
     with Progress(console=Console(stderr=True), disable=not wanted, transient=True) as bar:
         task = bar.add_task("evaluating", total=runs * scenario.episode.steps)
         yield lambda: bar.advance(task)

@@ -19,7 +19,7 @@ from helm_gym.baselines.bench import run_bench
 from helm_gym.baselines.bench_plan import Job, Setting, changes_of, is_search
 from helm_gym.baselines.bench_rows import FAILED, Row, code_digest
 from helm_gym.baselines.bench_splits import TEST, check_frozen, check_test_seeds
-from helm_gym.baselines.bench_tune import resolve
+from helm_gym.baselines.bench_staged import resolve
 from helm_gym.baselines.specs import make_policy
 from helm_gym.baselines.suite import CELLS, PREFIX
 from helm_gym.config import ROUTERS, Scenario

@@ -49,7 +49,8 @@ SETTINGS: Mapping[str, type[Any]] = {"balance": BalancePolicy, **RULES}
 TRAINED = ("ppo", "recurrent-ppo", "sac", "dqn")
 """Learning algorithms; the spec of a policy that one trained begins with its name."""
 
-SEARCHES = ("static:best", *(f"{name}:best" for name in SETTINGS))
+HELM_SEARCH = "helm:best"
+SEARCHES = ("static:best", *(f"{name}:best" for name in SETTINGS), HELM_SEARCH)
 """Specs that a search on tuning seeds resolves."""
 
 FORMS: Mapping[str, str] = {
@@ -63,7 +64,9 @@ FORMS: Mapping[str, str] = {
     "dqn": "dqn:PATH (as ppo:PATH, of these algorithms)",
     "adapted": "adapted:BASE or adapted(method=ppo,bound=0.1):BASE (BASE is any other spec)",
     "recovery": "recovery:BASE, recovery(strict):BASE or recovery(burst_pace=0.5,...):BASE",
-    "helm": "helm, helm:adapter=off,recovery=off or helm:base=PATH (all three layers, or some)",
+    "anchored": "anchored(at=0.35,follow=0.5):BASE (between that share and what BASE says)",
+    "helm": "helm, helm:adapter=off,recovery=off, helm:anchor=0.35,follow=0.5, helm:base=PATH (all "
+    "three layers, or some) or helm:best",
     "module": "package.module:Class (anything that meets helm_gym.policy.Policy)",
 }
 """How each kind of spec is written."""
@@ -99,6 +102,8 @@ def make_policy(spec: str) -> Policy:
         return _adapted(spec, kind, rest)
     if kind == "recovery" or kind.startswith("recovery("):
         return _recovered(spec, kind, rest)
+    if kind == "anchored" or kind.startswith("anchored("):
+        return _anchored(spec, kind, rest)
     if kind == "helm":
         return _helm(spec, rest)
     if rest:
@@ -188,6 +193,16 @@ def _adapted(spec: str, kind: str, rest: str) -> Policy:
 
     adapted: Policy = AdaptedPolicy(make_policy(rest), settings_of_spec(spec, settings[:-1]))
     return adapted
+
+
+def _anchored(spec: str, kind: str, rest: str) -> Policy:
+    head, opened, settings = kind.partition("(")
+    if not rest or head != "anchored" or not opened or not settings.endswith(")"):
+        raise ConfigError(f"policy {spec!r} cannot be read; write {FORMS['anchored']}")
+    from helm_gym.agents.anchored_policy import AnchoredPolicy, anchor_of_spec
+
+    anchored: Policy = AnchoredPolicy(make_policy(rest), anchor_of_spec(spec, settings[:-1]))
+    return anchored
 
 
 def _recovered(spec: str, kind: str, rest: str) -> Policy:

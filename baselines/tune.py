@@ -5,17 +5,17 @@ Searches see tuning seeds only, never those that policies are compared on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 
-from helm_gym.baselines import balance
+from helm_gym.baselines import anchor_search, balance
 from helm_gym.baselines.kv_opt import KvEmbOpt
 from helm_gym.baselines.rollout import Episode, run_policy
 from helm_gym.baselines.rule import Rule, Value
-from helm_gym.baselines.specs import RULES, SEARCHES, make_policy
+from helm_gym.baselines.specs import HELM_SEARCH, RULES, SEARCHES, make_policy
 from helm_gym.baselines.static import share_grid
 from helm_gym.config import Scenario
 from helm_gym.errors import ConfigError, nearest
@@ -44,7 +44,7 @@ class Search:
 
 
 def grid(scenario: Scenario, asked: str) -> list[str]:
-    """Specs that a search tries.
+    """Specs that a search tries; those that a search in two stages tries first.
 
     Raises:
         ConfigError: it is none of :data:`~helm_gym.baselines.specs.SEARCHES`.
@@ -54,11 +54,31 @@ def grid(scenario: Scenario, asked: str) -> list[str]:
     name = asked.partition(":")[0]
     if name == "balance":
         return list(balance.candidates())
+    if asked == HELM_SEARCH:
+        return anchor_search.anchors(scenario.episode.share_min, scenario.episode.share_max)
     if name in ("static", KvEmbOpt.NAME):
         written = "static:" if name == "static" else f"{name}:share="
         shares = share_grid(scenario.episode.share_min, scenario.episode.share_max)
         return [f"{written}{x:g}" for x in shares]
     return candidates(RULES[name])
+
+
+def refined(scenario: Scenario, asked: str, tails: Mapping[str, float]) -> list[str]:
+    """Specs that a search in two stages tries then; none of any other.
+
+    Args:
+        scenario: where.
+        asked: one of :data:`~helm_gym.baselines.specs.SEARCHES`.
+        tails: the objective of every spec of :func:`grid`.
+    """
+    if asked != HELM_SEARCH:
+        return []
+    return anchor_search.around(tails, scenario.episode.share_min, scenario.episode.share_max)
+
+
+def most_tried(scenario: Scenario, asked: str) -> int:
+    """How many specs a search tries in all its stages, at most."""
+    return N_CANDIDATES if asked == HELM_SEARCH else len(grid(scenario, asked))
 
 
 def candidates(rule: type[Rule]) -> list[str]:
@@ -104,12 +124,18 @@ def search(
                 f"{EVALUATION_SEEDS.stop - 1}): a search that sees it would be judged on what it "
                 f"was tuned on; use seeds from {TUNING_SEEDS.start}"
             )
-    figures = {
-        spec: means(
-            run_policy(scenario, make_policy(spec), spec, seeds, threads=threads, tick=tick)
-        )
-        for spec in grid(scenario, asked)
-    }
+
+    def tried(specs: Sequence[str]) -> dict[str, dict[str, float]]:
+        return {
+            spec: means(
+                run_policy(scenario, make_policy(spec), spec, seeds, threads=threads, tick=tick)
+            )
+            for spec in specs
+        }
+
+    figures = tried(grid(scenario, asked))
+    tails = {spec: found[OBJECTIVE] for spec, found in figures.items()}
+    figures |= tried(refined(scenario, asked, tails))
     if asked == f"{KvEmbOpt.NAME}:best":  # defined by a curve, not by the tail
         best = KvEmbOpt.choose(figures)
     else:

@@ -132,7 +132,7 @@ def test_a_search_larger_than_allowed_is_a_random_part_of_itself() -> None:
 
 
 def test_every_rule_has_a_search_and_a_form() -> None:
-    assert {f"{name}:best" for name in ("static", "balance", *RULES)} == set(SEARCHES)
+    assert {f"{name}:best" for name in ("static", "balance", *RULES, "helm")} == set(SEARCHES)
     assert set(RULES) < set(FORMS)
     assert all(len(rule.__doc__ or "") > 100 for rule in RULES.values())
 

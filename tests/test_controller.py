@@ -31,6 +31,7 @@ from helm_gym.agents.telemetry import (
     empty,
     from_simulator,
 )
+from helm_gym.agents.view import STEPS
 from helm_gym.baselines.rollout import run_policy
 from helm_gym.baselines.specs import make_policy
 from helm_gym.config import Scenario
@@ -132,8 +133,10 @@ def test_it_decides_as_the_policy_without_some_layers(layers: dict[str, Any]) ->
         np.testing.assert_allclose(given, wanted, atol=CLOSE, rtol=0)
 
 
-def test_the_base_equals_torch(base: TrainedPolicy) -> None:
+@pytest.mark.parametrize("name", ["released", "released-discrete"])
+def test_the_base_equals_torch(name: str) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
+    base = load_base(name)
     network = torch_network(base)
     nodes = 8
     controller = HelmController(SITE, nodes, base=base, adapter=None, recovery=None)
@@ -143,6 +146,8 @@ def test_the_base_equals_torch(base: TrainedPolicy) -> None:
         observation = controller.observation
         with torch.inference_mode():
             output = network(torch.tensor(view.see(observation))).numpy()
+        if view.action == "choice":
+            output = output.argmax(axis=1)
         wanted = view.shares(output, observation, None)[:, 0]
         np.testing.assert_allclose(given, wanted, atol=CLOSE, rtol=0)
         seen_shares.extend(wanted.tolist())
@@ -151,20 +156,23 @@ def test_the_base_equals_torch(base: TrainedPolicy) -> None:
 
 @pytest.mark.parametrize("widths", [(7,), (64, 64), (96, 20, 33), (16, 16, 16, 80)])
 @pytest.mark.parametrize(
-    "changed", [{}, {"context": False}, {"action": "increment", "bound": 0.06}]
+    "changed",
+    [{}, {"context": False}, *({"action": a, "bound": 0.06} for a in ("increment", "choice"))],
 )
 def test_networks_of_other_sizes_and_views(
     base: TrainedPolicy, widths: tuple[int, ...], changed: dict[str, Any]
 ) -> None:
     view = base.card.view.model_copy(update=changed)
     rng = np.random.default_rng(len(widths))
-    sizes, made = (view.inputs, *widths, 1), {}
+    chooses = view.action == "choice"
+    sizes, made = (view.inputs, *widths, len(STEPS) if chooses else 1), {}
     for n, (inputs, outputs) in enumerate(pairwise(sizes)):
         scale = 2.0 * inputs**-0.5
         made[f"weight{n}"] = rng.normal(0.0, scale, (outputs, inputs)).astype(np.float32)
         made[f"bias{n}"] = rng.normal(0.0, 0.1, outputs).astype(np.float32)
     other = load_base("released")
-    other.card, other._actor = base.card.model_copy(update={"view": view}), Actor("ppo", made)
+    other.card = base.card.model_copy(update={"view": view})
+    other._actor = Actor("ppo", made, chooses=chooses)
     controller = HelmController(SITE, 5, base=other, adapter=None, recovery=None)
     for seed in range(5):
         given = controller.decide(example(5, seed))

@@ -19,7 +19,7 @@ from helm_gym.baselines.bench_jobs import run_job
 from helm_gym.baselines.bench_plan import Job, Setting
 from helm_gym.baselines.bench_rows import COLUMNS, asked_digest, read_parts, write_rows
 from helm_gym.baselines.benchmark_rows import REFERENCE, load_schedules
-from helm_gym.baselines.controller_plan import AFFINITY, FULL, PAPERS, POLICIES, System
+from helm_gym.baselines.controller_plan import AFFINITY, FULL, PAPERS, POLICIES, TUNED, System
 from helm_gym.baselines.controller_results import hindsight_command, read_study, verdicts, write
 from helm_gym.baselines.controller_study import Study, study_of
 from helm_gym.baselines.controller_targets import (
@@ -48,7 +48,7 @@ LOADS = (0.9, 0.95)
 SEEDS = (20_000, 20_001, 20_002)
 ROUTERS = (AFFINITY, "predicted_completion", "helm_score")
 SCHEDULER = "helm_score"
-GOOD = {**dict.fromkeys([*POLICIES, *PAPERS], 1.0), FULL: 0.6}
+GOOD = {**dict.fromkeys([*POLICIES, *PAPERS], 1.0), FULL: 0.6, TUNED: 0.65}
 Rows = list[dict[str, Any]]
 Change = Callable[[dict[str, Any]], Mapping[str, Any]]
 
@@ -79,12 +79,13 @@ def study(rows: Rows, **more: Any) -> Study:
     return study_of(rows, scheduler=SCHEDULER, **more)
 
 
-def of(found: Study, group: str, label: str) -> Target:
-    """The target with that label, under the scheduler."""
+def of(found: Study, group: str, label: str, policy: str = FULL) -> Target:
+    """A system's target with that label, under the scheduler."""
     (target,) = [
         one
         for one in targets(found)
-        if (one.group, one.label) == (group, label) and one.router in ("", SCHEDULER)
+        if (one.group, one.label, one.policy) == (group, label, policy)
+        and one.router in ("", SCHEDULER)
     ]
     return target
 
@@ -172,6 +173,65 @@ def test_the_router_of_the_strongest_is_the_one_that_serves_them_best() -> None:
     assert found.best_router() == ROUTERS[1]
     routers = [t.router for t in targets(found) if t.group == SAME_ROUTER]
     assert list(dict.fromkeys(routers)) == [ROUTERS[1], SCHEDULER]
+
+
+# With the site's setting
+
+
+def chose(follow: Mapping[tuple[str, float], float], bad: float = 1.0) -> Change:
+    """Specs that the search found, and a factor on P99 in the last of the cells."""
+
+    def change(own: dict[str, Any]) -> Mapping[str, Any]:
+        if own["policy"] != TUNED:
+            return {"spec": "static:0.55"} if own["policy"] == REFERENCE else {}
+        place = (own["cell"], own["load"])
+        spec = f"helm:anchor=0.6,follow={follow.get(place, 0.0):g},adapter=off"
+        factor = bad if place == (TREND, 0.95) else 1.0
+        return {"spec": spec, "tail_ms": own["tail_ms"] * factor}
+
+    return change
+
+
+def test_helm_is_judged_with_and_without_the_sites_setting(tmp_path: Path) -> None:
+    found = study(rows_of(change=chose({}, bad=1.8)))
+    assert of(found, SAME_ROUTER, REFERENCE).verdict == MET
+    assert by_place(of(found, SAME_ROUTER, REFERENCE, TUNED))[TREND, 0.95] == MISSED
+    asked = {target.policy: target for target in targets(found)}
+    assert set(asked) == {FULL, TUNED}
+    first = verdicts(found)[0]
+    assert first.startswith("missed: ") and TUNED in first
+    write(found, tmp_path / "page.md", None, [], "helm-gym results")
+    text = (tmp_path / "page.md").read_text("utf-8")
+    own = [target for target in targets(found) if target.policy == TUNED]
+    missed = sum(target.verdict == MISSED for target in own)
+    assert 0 < missed < len(own)
+    assert f"**`helm:best under {SCHEDULER}`: {len(own) - missed - 1} of {len(own)} targets" in text
+    assert f"{missed} are missed, 1 not known.**" in text
+    assert f"**`helm under {SCHEDULER}`: {len(own) - 1} of {len(own)} targets" in text
+
+
+def test_the_page_shows_which_follow_was_chosen(tmp_path: Path) -> None:
+    found = study(rows_of(change=chose({(TREND, 0.95): 0.5, (TREND, 0.9): 0.5})))
+    assert controller_tables.follows(found) == {0.0: 2, 0.5: 2}
+    table = controller_tables.choices(found)
+    shown = [[cell.text for cell in row] for row in table.rows]
+    assert shown[0][:5] == ["taobao-steady", "0.9", "0.55", "0.6", "0"]
+    assert shown[-1][:5] == ["taobao-trend", "0.95", "0.55", "0.6", "0.5"]
+    write(found, tmp_path / "page.md", None, [], "helm-gym results")
+    assert "chose a follow of 0 in 2, 0.5 in 2" in (tmp_path / "page.md").read_text("utf-8")
+
+
+def test_rows_without_the_tuned_system_are_not_known() -> None:
+    found = study([r for r in rows_of() if r["policy"] != TUNED])
+    assert {t.verdict for t in targets(found) if t.policy == TUNED} == {NOT_KNOWN}
+    asked = study(rows_of(), policies=[p for p in POLICIES if p != TUNED])
+    assert {target.policy for target in targets(asked)} == {FULL}
+
+
+def test_the_tuned_system_is_run_where_targets_and_tables_need_it() -> None:
+    routers = {s.router for s in plan.systems(scheduler="foresight") if s.policy == TUNED}
+    assert routers == {*plan.PLAIN, "foresight"}
+    assert SCHEDULER in {s.router for s in plan.systems(scheduler=SCHEDULER) if s.policy == TUNED}
 
 
 # Gaps

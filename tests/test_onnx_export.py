@@ -25,19 +25,24 @@ def needed(*names: str) -> list[Any]:
 
 @pytest.mark.parametrize("nodes", [1, 8, 32])
 @pytest.mark.parametrize(
-    "changed", [{}, {"context": False}, {"action": "increment", "bound": 0.06}]
+    "changed",
+    [{}, {"context": False}, *({"action": a, "bound": 0.06} for a in ("increment", "choice"))],
 )
 def test_the_graph_decides_as_the_policy(
     base: TrainedPolicy, tmp_path: Path, nodes: int, changed: dict[str, Any]
 ) -> None:
     _, runtime = needed("onnx", "onnxruntime")
     view = base.card.view.model_copy(update=changed)
+    chooses = view.action == "choice"
+    if chooses:
+        base = load_base("released-discrete")
     other = load_base("released")
     arrays = {}
     for n, (weight, bias) in enumerate(base._actor._layers):
         arrays[f"weight{n}"], arrays[f"bias{n}"] = weight, bias
     arrays["weight0"] = arrays["weight0"][:, : view.inputs]
-    other.card, other._actor = base.card.model_copy(update={"view": view}), Actor("ppo", arrays)
+    other.card = base.card.model_copy(update={"view": view})
+    other._actor = Actor("ppo", arrays, chooses=chooses)
     path = onnx_export.export(other, tmp_path / "folder" / "base.onnx")
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(nodes)
