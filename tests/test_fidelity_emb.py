@@ -12,6 +12,8 @@ from real_data import trace
 from helm_gym.fidelity import emb, emb_streams
 from helm_gym.fidelity.emb_streams import Stream
 from helm_gym.fidelity.finding import Effort, Finding, Skipped
+from helm_gym.sim.layout import State
+from helm_gym.sim.params import Cache
 
 NO_DATA = Effort(None, quick=True)
 
@@ -144,3 +146,19 @@ def test_without_libcachesim_the_comparison_says_so(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(emb_streams, "installed", lambda: False)
     (row,) = emb.checks(Effort(Path("."), quick=True))
     assert isinstance(row, Skipped) and "pip install" in row.reason
+
+
+def test_pages_that_are_swapped_in_are_refilled(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    row = np.concatenate([rng.integers(0, 30, 2000), rng.integers(30, 60, 2000)])
+    turned = Stream("test", row, 60, False, "a generator")
+    (rate,) = emb.hit_rates(turned, np.arange(60), 60, [0.5])
+
+    def paused(cache: Cache) -> State:
+        state = empty(cache)
+        state.stages.pace[:] = 0.0
+        return state
+
+    empty = emb._empty
+    monkeypatch.setattr(emb, "_empty", paused)
+    assert rate > emb.hit_rates(turned, np.arange(60), 60, [0.5])[0] + 0.03

@@ -306,6 +306,7 @@ def _empty(cache: Cache) -> State:
     state = view(np.zeros(buffer_bytes(sizes), np.uint8), sizes)
     emb_cache.clear(state.emb, cache, 0.0)
     state.emb.heat[:] = 0.0  # nothing is known before the first look-up
+    state.stages.pace[:] = 1.0  # nobody slows refill
     return state
 
 
