@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,16 +24,21 @@ def vector_infos(values: Values, rows: Mask) -> dict[str, Any]:
     Returns:
         The values, with a mask beside every key; copies where some rows have none.
     """
-    infos: dict[str, Any] = {}
     everyone = bool(rows.all())
-    masks = np.repeat(rows[None], len(values), axis=0)
-    for (key, value), mask in zip(values.items(), masks, strict=True):
-        if isinstance(value, dict):
-            infos[key] = vector_infos(value, rows)
-        else:
-            infos[key] = value if everyone else np.where(rows, value, 0.0)
-        infos[f"_{key}"] = mask
+    infos: dict[str, Any] = {
+        key: vector_infos(value, rows)
+        if isinstance(value, dict)
+        else (value if everyone else np.where(rows, value, 0.0))
+        for key, value in values.items()
+    }
+    infos.update(zip(_masks(tuple(values)), rows[None].repeat(len(values), axis=0), strict=True))
     return infos
+
+
+@cache
+def _masks(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """Keys of the masks."""
+    return tuple(f"_{key}" for key in keys)
 
 
 def final_infos(observations: NDArray[np.float32], values: Values, rows: Mask) -> dict[str, Any]:
