@@ -54,7 +54,7 @@ class AdaptedPolicy:
                 f"{observation!r}, which is no part of it; use a base that reads {PRESET!r}"
             )
         self._sees = len(names)  # features of the base: the first ones
-        self.base, self.config = base, config or ResidualConfig()
+        self.base, self.config = base, (config or ResidualConfig()).reaching(base)
         self._base_control = control
         # A base of single nodes is asked for all of them: a cluster's nodes stay together.
         self.control = "cluster" if control == "cluster" else "per_node"
@@ -123,7 +123,7 @@ class AdaptedPolicy:
         for learner, seen, row in zip(self.learners, features, out, strict=True):
             weights = learner.weights
             forward(
-                weights, self.config.bound, seen, learner.gate, learner.offset,
+                weights, self.config.reach.bound, seen, learner.gate, learner.offset,
                 scratch_for(weights), row,
             )  # fmt: skip
         return out

@@ -61,7 +61,7 @@ class AnchoredPolicy:
     def __init__(self, base: Policy, anchor: Anchor) -> None:
         self.base, self.anchor = base, anchor
         self.control, self.observation = view_of(base)
-        for name in ("initial_share", "router", "card", "batched"):
+        for name in ("initial_share", "router", "card", "batched", "names_share"):
             if hasattr(base, name):
                 setattr(self, name, getattr(base, name))
         if anchor.ties:

@@ -69,7 +69,7 @@ class HelmController:
         self.policy = load_base(base) if isinstance(base, str) else base
         if adapter is not None and adapter.method == "none":
             adapter = None  # it decides as the base
-        self._adapter = adapter
+        self._adapter = adapter.reaching(self.policy) if adapter else None
         self.learner: ResidualLearner | None = None
         layers = layers_of(self.policy)
         hidden = adapter.hidden if adapter else 0
@@ -232,7 +232,7 @@ class HelmController:
         row[Setting.RESIDUAL : Setting.RESIDUAL + 2] = self._slots
         if self._adapter is not None:
             row[Setting.RESIDUAL_ROWS] = self._adapter.hidden
-            row[Setting.RESIDUAL_BOUND] = self._adapter.bound
+            row[Setting.RESIDUAL_BOUND] = self._adapter.reach.bound
         if recovery is not None:
             params = recovery.lower(site.step_s, site.share_min, site.share_max)
             self._memory[-2, : len(params)] = params

@@ -24,6 +24,7 @@ from helm_gym.agents import released
 from helm_gym.agents.view import STEPS, View
 from helm_gym.envs.observation import FEATURES
 from helm_gym.errors import CheckpointError, ConfigError, PolicyError
+from helm_gym.policy import names_share
 from helm_gym.quantity import Frozen
 
 FORMAT = 1
@@ -68,6 +69,8 @@ class TrainedPolicy:
         self.control: str = "per_node" if view.control == "node" else view.control
         self.observation: str = view.observation
         self._base = view.load_base()
+        corrected = self._base is not None and names_share(self._base)
+        self.names_share = view.action == "target" or (view.action == "residual" and corrected)
 
     def reset(self, seed: int) -> None:
         """Begin an episode; a recurrent network forgets the last one."""

@@ -7,14 +7,31 @@ figures. "Untuned" ones were written down once and left alone.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
 from helm_gym.agents.residual_net import HIDDEN
+from helm_gym.errors import ConfigError
+from helm_gym.policy import names_share
 from helm_gym.quantity import Frozen
 
 Method = Literal["marginal", "ppo", "none"]
+
+
+class Reach(NamedTuple):
+    """How far and how fast a residual goes, in share; both tuned."""
+
+    bound: float
+    step: float
+
+
+# A base that names shares is corrected by the residual itself. One that moves the share in force
+# meets it again in every decision: it adds up, until the base takes as much back. So it shifts
+# where the base rests, must stay well below the base's longest move (0.06), and has to grow slower
+# than the base follows: with the reach of the first kind two integrators chase each other.
+NAMED = Reach(bound=0.2, step=0.01)
+MOVED = Reach(bound=0.015, step=0.0005)
 
 
 class ResidualConfig(Frozen):
@@ -25,10 +42,10 @@ class ResidualConfig(Frozen):
     """
 
     method: Method = "marginal"
-    bound: float = Field(default=0.2, gt=0, le=1)  # share; tuned, of 0.1, 0.2, 0.3
+    bound: float | None = Field(default=None, gt=0, le=1)  # share; None: see Reach
     hidden: int = Field(default=HIDDEN, ge=1, le=256)  # untuned
-    # Share that one window of full agreement moves the output by; tuned, of 0.005 to 0.04.
-    step: float = Field(default=0.01, gt=0, le=1)
+    # Share that one window of full agreement moves the output by; None: see Reach.
+    step: float | None = Field(default=None, gt=0, le=1)
     # The step grows with P99's deviation from its average: HELM's rule (one secondary reading),
     # step * (1 + p99_gain * min(|P99 - EMA| / EMA, p99_cap)); the formula is ours, all untuned.
     p99_gain: float = Field(default=1.0, ge=0)
@@ -36,7 +53,8 @@ class ResidualConfig(Frozen):
     p99_keep: float = Field(default=0.95, ge=0, lt=1)  # of the EMA per window: 100 s
 
     # marginal
-    kv_discount: float = Field(default=0.5, gt=0)  # of a second the KV ghost promises; tuned
+    # Of a second that the KV ghost promises; tuned, of 0.35, 0.5, 0.7 and 1.
+    kv_discount: float = Field(default=0.7, gt=0)
     smoothing: float = Field(default=0.7, ge=0, lt=1)  # of signals per window: 17 s; untuned
 
     # ppo
@@ -61,3 +79,28 @@ class ResidualConfig(Frozen):
     margin: float = Field(default=0.0, ge=0)  # reward; what counts as no worse
     inflation: float = Field(default=1.5, ge=1)  # of the standard error: windows are alike
     rest: int = Field(default=60, ge=1)  # windows of base alone after it was worse; untuned
+
+    def reaching(self, base: Any) -> ResidualConfig:
+        """The same with ``bound`` and ``step`` filled in, as they suit a base.
+
+        Args:
+            base: a policy; ``names_share`` says which of the two kinds it is.
+        """
+        reach = NAMED if names_share(base) else MOVED
+        given = {name: getattr(self, name) for name in reach._fields}
+        filled = {name: value or getattr(reach, name) for name, value in given.items()}
+        return self.model_copy(update=filled)
+
+    @property
+    def reach(self) -> Reach:
+        """Bound and step that are in force.
+
+        Raises:
+            ConfigError: they were left to the base, and no base has filled them in.
+        """
+        if self.bound is None or self.step is None:
+            raise ConfigError(
+                "bound and step of a residual depend on its base; use config.reaching(base), or "
+                "give both"
+            )
+        return Reach(self.bound, self.step)

@@ -105,7 +105,7 @@ class ResidualLearner:
         if self._guard.gate < 1.0:
             self.offset = np.zeros(self._nodes)
         else:
-            self.offset = self.config.bound * self._method.explore(self._rng)
+            self.offset = self.config.reach.bound * self._method.explore(self._rng)
 
     def _rate(self, p99: float) -> float:
         """HELM's rule: larger steps the further P99 is from its average."""

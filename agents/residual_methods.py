@@ -87,7 +87,8 @@ class Marginal:
         even = 1.0 / (self._nodes * np.maximum(1.0 - output**2, TINY))
         direction = gradient(weights, features, towards * even)
         length = _squared(gradient(weights, features, even))
-        moved = config.step / config.bound * rate
+        bound, step = config.reach
+        moved = step / bound * rate
         return _add(weights, direction, min(moved / max(length, TINY), LONGEST))
 
     def state(self) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class RecoveredPolicy:
         self._features = len(FEATURES[wanted])
         self._by_node = control == "node"
         self.control = "per_node" if self._by_node else control
-        for name in ("initial_share", "router", "card"):
+        for name in ("initial_share", "router", "card", "names_share"):
             if hasattr(base, name):
                 setattr(self, name, getattr(base, name))
         self._params = self.config.lower(step_s)

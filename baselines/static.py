@@ -26,6 +26,7 @@ class StaticPolicy:
 
     control = "cluster"
     observation = "paper7"
+    names_share = True
 
     def __init__(self, share: float) -> None:
         if not 0.0 <= share <= 1.0:

@@ -37,7 +37,8 @@ class Policy(Protocol):
     scenario's ``episode.initial_share`` where a policy has none. ``router`` (a name of
     ``config.ROUTERS``), for systems that are a split and a router together; it replaces the
     scenario's. ``refill_pace`` (from 0 to 1, broadcasting to (B, M)), read after every decision:
-    the part of the link time open to refill that it may use. ``batched = False`` (``helm-gym
+    the part of the link time open to refill that it may use. ``names_share = True`` for a policy
+    whose shares do not depend on the share in force. ``batched = False`` (``helm-gym
     bench`` only) for a policy that takes one row at a time: (F,) or (M, F), answered by a number or
     (M,).
     """
@@ -71,6 +72,14 @@ def initial_share_of(policy: Policy) -> float | None:
     """Share that a policy's clusters are warmed up with; None for the scenario's."""
     share = getattr(policy, "initial_share", None)
     return None if share is None else float(share)
+
+
+def names_share(policy: Policy) -> bool:
+    """Whether a policy says where the share should be; False where it moves the one in force.
+
+    A rule that goes toward its target by limited moves counts as the second kind.
+    """
+    return bool(getattr(policy, "names_share", False))
 
 
 def refill_pace_of(policy: Policy) -> Array | None:

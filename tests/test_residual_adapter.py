@@ -12,7 +12,7 @@ import pytest
 from small import SMALL
 
 from helm_gym.agents.adapted_policy import AdaptedPolicy
-from helm_gym.agents.residual_config import ResidualConfig
+from helm_gym.agents.residual_config import MOVED, NAMED, Reach, ResidualConfig
 from helm_gym.agents.residual_signals import slope
 from helm_gym.baselines.rollout import run_policy
 from helm_gym.baselines.specs import make_policy
@@ -42,7 +42,7 @@ def stream(length: int, rows: int = 1, seed: int = 0) -> list[Any]:
 class Half:
     """The same share on every node."""
 
-    control, observation = "per_node", "paper7"
+    control, observation, names_share = "per_node", "paper7", True
 
     def __init__(self, share: float = 0.5) -> None:
         self.share = share
@@ -266,3 +266,63 @@ def test_the_stream_is_one_environment_without_resets() -> None:
     for _ in range(8):
         obs, *_ = env.step(adapted.act(obs))
     assert [learner.updates for learner in adapted.learners] == [7, 7]
+
+
+class Mover:
+    """Goes toward 0.4 from the share in force, as a trained increment does."""
+
+    control, observation = "per_node", "extended"
+    target, follows, longest = 0.4, 0.3, 0.06
+
+    def reset(self, seed: int) -> None:
+        pass
+
+    def act(self, obs: Any) -> Any:
+        share = obs[..., NAMES.index("emb_share")].astype(np.float64)
+        return share + np.clip(self.follows * (self.target - share), -self.longest, self.longest)
+
+
+def last_share(learner: AdaptedPolicy) -> float:
+    """Where a stream ends in which the marginals ask for EMB for ever, share fed back."""
+    seen, share = stream(1)[0].copy(), 0.4
+    for _ in range(200):
+        seen[..., NAMES.index("emb_share")] = share
+        share = float(learner.act(seen).mean())
+    return share
+
+
+def test_a_residual_on_moves_shifts_where_they_rest_and_does_not_add_up() -> None:
+    """Each decision begins at a share that has all earlier residuals in it."""
+    adapted = policy(Mover(), guard=False)
+    assert adapted.config.reach == MOVED
+    rest = Mover.target + MOVED.bound / Mover.follows
+    assert Mover.target + 0.01 < last_share(adapted) <= rest + 1e-9
+    # The reach that suits a policy that names shares runs to the end of the range here.
+    assert last_share(policy(Mover(), guard=False, **NAMED._asdict())) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("spec", "reach"),
+    [
+        ("static:0.5", NAMED),
+        ("balance", MOVED),
+        ("hysteresis", MOVED),
+        ("ppo:released", MOVED),
+        ("ppo:released-discrete", MOVED),
+        ("anchored(at=0.4):ppo:released", MOVED),
+        ("recovery:static:0.5", NAMED),
+        ("dqn:released", None),
+    ],
+)
+def test_reach_is_by_whether_the_base_moves_the_share(spec: str, reach: Reach | None) -> None:
+    base = make_policy(spec)
+    if reach is None:
+        reach = NAMED if base.card.view.action == "target" else MOVED  # type: ignore[attr-defined]
+    assert policy(base).config.reach == reach
+    given = policy(base, bound=0.1, step=0.002).config.reach
+    assert given == Reach(bound=0.1, step=0.002)
+
+
+def test_a_reach_without_a_base_says_what_to_do() -> None:
+    with pytest.raises(ConfigError, match=r"reaching\(base\)"):
+        _ = ResidualConfig().reach
