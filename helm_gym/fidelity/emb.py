@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from helm_gym.fidelity import emb_streams
+from helm_gym.fidelity import emb_ladder, emb_rows, emb_streams
+from helm_gym.fidelity.emb_gaps import LFU_SOURCE, MEASURE, POINTS, TARGET, by_size, plot, worst
+from helm_gym.fidelity.emb_rows import HYSTERESIS, SHARDS, SWAPS, TICKS, shard_starts
 from helm_gym.fidelity.emb_streams import HINDSIGHT, LEARNT, ORDERS, PART, Stream, law_order
 from helm_gym.fidelity.finding import Effort, Finding, Skipped
 from helm_gym.sim import emb_cache
@@ -30,15 +31,8 @@ Floats = NDArray[np.float64]
 
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # of the distinct rows
 QUICK_SIZES = (0.01, 0.1, 0.5)
-SHARDS = 1024  # of all shipped scenarios
 OTHER_SHARDS = (256, 4096)
-# Half of a stream stands for one half-life of the heat: the defaults' 60 s with ticks of 2.5 s.
-TICKS = 24
-HYSTERESIS, SWAPS = 1.25, 20  # defaults of emb.swap_hysteresis and emb.swaps_per_tick
 LONG_S = 1e6  # between ticks of the refill clock: every copy is finished by the next tick
-TARGET = 1.0  # points
-POINTS = 100.0  # per hit rate of 1
-LFU_SOURCE = "Perfect-LFU as of Breslau and others (INFOCOM 1999); libCacheSim 0.3"
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +66,9 @@ def checks(effort: Effort) -> Iterator[Finding | Skipped]:
         measured = measure(stream, sizes)
         (drawn if stream.independent else real).append(measured)
         yield from _heat_findings(measured)
+        if not stream.independent:
+            shipped = measured.heat[LEARNT]
+            yield from emb_ladder.findings(stream, sizes, measured.lfu, shipped, effort.quick)
     yield from _summaries("independent look-ups", drawn, CHE)
     if real:
         yield from _summaries("real streams", real, LOCALITY)
@@ -116,8 +113,8 @@ def _heat_findings(measured: Measured) -> Iterator[Finding]:
     for number, (words, rates) in enumerate(measured.heat.items()):
         gap = rates - measured.lfu
         note = (
-            f"By cache size: {_by_size(measured.sizes, gap)}. Against libCacheSim's LFU, which "
-            f"forgets the count of a row that leaves, up to {_worst(rates - measured.forgetful)}. "
+            f"By cache size: {by_size(measured.sizes, gap)}. Against libCacheSim's LFU, which "
+            f"forgets the count of a row that leaves, up to {worst(rates - measured.forgetful)}. "
             f"{measured.rounding[SHARDS]}{_about(stream, words)}"
         )
         yield Finding(
@@ -125,13 +122,13 @@ def _heat_findings(measured: Measured) -> Iterator[Finding]:
             compared=f"heat-managed shards in {words} against exact Perfect-LFU of rows: "
             f"{stream.name}, {stream.row.size:,} look-ups of {stream.rows:,} rows",
             points=gap.size,
-            measure="largest difference in hit rate",
+            measure=MEASURE,
             value=float(np.abs(gap).max()),
             unit="points",
             source=f"{stream.source}; {LFU_SOURCE}",
             target=TARGET,
             note=note,
-            details={} if number else {"plot": _plot(measured.sizes, exact | own)},
+            details={} if number else {"plot": plot(measured.sizes, exact | own)},
         )
 
 
@@ -189,12 +186,12 @@ def _shard_gap(measured: Measured, shards: int) -> Floats:
 
 
 def _over_streams(compared: str, gaps: dict[Measured, Floats], note: str) -> Finding:
-    by_stream = "; ".join(f"{m.stream.name} {_by_size(m.sizes, g)}" for m, g in gaps.items())
+    by_stream = "; ".join(f"{m.stream.name} {by_size(m.sizes, g)}" for m, g in gaps.items())
     return Finding(
         part=PART,
         compared=compared,
         points=sum(gap.size for gap in gaps.values()),
-        measure="largest difference in hit rate",
+        measure=MEASURE,
         value=max(float(np.abs(gap).max()) for gap in gaps.values()),
         unit="points",
         source="libCacheSim 0.3; the streams above",
@@ -202,32 +199,7 @@ def _over_streams(compared: str, gaps: dict[Measured, Floats], note: str) -> Fin
     )
 
 
-def _by_size(sizes: Sequence[float], gap: Floats) -> str:
-    return ", ".join(f"{100 * s:g} %: {p:+.1f}" for s, p in zip(sizes, gap, strict=True))
-
-
-def _worst(gap: Floats) -> str:
-    return f"{gap[np.argmax(np.abs(gap))]:+.1f}"
-
-
-def _plot(sizes: Sequence[float], curves: dict[str, Floats]) -> dict[str, Any]:
-    return {
-        "x_label": "cache size, % of the distinct rows",
-        "y_label": "hit rate, %",
-        "log_x": True,
-        "series": [
-            {"label": label, "x": [100.0 * s for s in sizes], "y": values.tolist()}
-            for label, values in curves.items()
-        ],
-    }
-
-
 # -- the model -----------------------------------------------------------------------------------
-
-
-def shard_starts(rows: int, shards: int) -> NDArray[np.int64]:
-    """First rank of each shard, as :func:`helm_gym.workload.popularity.shard_mass` cuts them."""
-    return np.linspace(0, rows, shards, endpoint=False).astype(np.int64)
 
 
 def hit_rates(
@@ -257,13 +229,9 @@ def hit_rates(
 
 def _counts(stream: Stream, order: NDArray[np.int64], shards: int) -> Floats:
     """(2 * TICKS, shards) look-ups of every chunk by shard."""
-    rank = np.empty(stream.rows, np.int64)
-    rank[order] = np.arange(stream.rows)
-    starts = shard_starts(stream.rows, shards)
-    shard = np.searchsorted(starts, rank, side="right")[stream.row] - 1
-    halves = shard[: stream.half], shard[stream.half :]
-    chunks = [chunk for half in halves for chunk in np.array_split(half, TICKS)]
-    return np.stack([np.bincount(c, minlength=shards) for c in chunks]).astype(np.float64)
+    shard = emb_rows.looked_up(stream, order, shards)
+    chunks = emb_rows.chunks(shard, stream.half, TICKS)
+    return np.stack([np.bincount(c, minlength=shards) for _, c in chunks]).astype(np.float64)
 
 
 def _cache(counts: Floats, rows: int, row_lru: bool) -> Cache:
