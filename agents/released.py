@@ -3,8 +3,8 @@
 ``NAME.safetensors`` has the arrays that decide, ``NAME.json`` the card of the model file, the
 learning curve of its run, what it was trained on, and the digest of the weights that it belongs to;
 of a training with several seeds also the scores of all and the spread of their curves.
-``ppo:released`` and its like are their specs, and ``ppo:released-discrete`` of a second model of an
-algorithm, ``ppo-discrete.safetensors``.
+``ppo:released`` and its like are their specs, and ``ppo:released-continuous`` of a second model of an
+algorithm, ``ppo-continuous.safetensors``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from helm_gym.files import replacing, write_text
 SUFFIX = ".safetensors"
 FOLDER = Path(__file__).parent / "released"
 NAME = "released"
-"""What stands in a spec where a path would, perhaps with a variant: ``released-discrete``."""
+"""What stands in a spec where a path would, perhaps with a variant: ``released-continuous``."""
 REWARD = "validation_reward"  # column of a run's curve
 
 
@@ -52,7 +52,7 @@ def released(algorithm: str, name: str = NAME) -> Path:
 
 
 def _spec(file: Path) -> str:
-    """Spec of a released file: of ``recurrent-ppo``, or of ``ppo-discrete``."""
+    """Spec of a released file: of ``recurrent-ppo``, or of ``ppo-continuous``."""
     for algorithm in sorted(TITLES, key=len, reverse=True):
         if file.stem.startswith(algorithm):
             return f"{algorithm}:{NAME}{file.stem.removeprefix(algorithm)}"

@@ -99,8 +99,8 @@ def test_a_model_that_does_not_fit_this_version_is_refused(
 
 
 VARIANTS = {  # spec: action, part of the clusters whose scenarios are drawn, seeds
-    "ppo:released": ("increment", 0.5, 3),
-    "ppo:released-discrete": ("choice", 0.5, 3),
+    "ppo:released": ("choice", 0.5, 3),
+    "ppo:released-continuous": ("increment", 0.5, 3),
 }
 RELEASED = sorted({*(f"{algorithm}:released" for algorithm in TRAINED), *VARIANTS})
 
@@ -151,5 +151,5 @@ def test_base_policies_say_how_they_were_trained_and_chosen(spec: str) -> None:
 
 @pytest.mark.parametrize(("algorithm", "name"), [("a2c", "released"), ("ppo", "released-x")])
 def test_what_is_not_released_is_named(algorithm: str, name: str) -> None:
-    with pytest.raises(CheckpointError, match="ppo:released, ppo:released-discrete, rec"):
+    with pytest.raises(CheckpointError, match="ppo:released, ppo:released-continuous, rec"):
         released.released(algorithm, name)

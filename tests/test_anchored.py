@@ -55,7 +55,7 @@ def shares_of(scenario: Scenario, policy: Any, seed: int = 5) -> Array:
 # The policy
 
 
-@pytest.mark.parametrize("base", ["ppo:released", "ppo:released-discrete", "balance", "static:0.7"])
+@pytest.mark.parametrize("base", ["ppo:released", "ppo:released-continuous", "balance", "static:0.7"])
 def test_the_ends_are_a_fixed_share_and_the_base(base: str) -> None:
     scenario = small_scenario(**{"episode.steps": 12})
     fixed = shares_of(scenario, make_policy(f"anchored(at=0.35,follow=0):{base}"))

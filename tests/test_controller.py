@@ -133,7 +133,7 @@ def test_it_decides_as_the_policy_without_some_layers(layers: dict[str, Any]) ->
         np.testing.assert_allclose(given, wanted, atol=CLOSE, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["released", "released-discrete"])
+@pytest.mark.parametrize("name", ["released", "released-continuous"])
 def test_the_base_equals_torch(name: str) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     base = load_base(name)

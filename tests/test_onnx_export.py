@@ -16,7 +16,7 @@ from helm_gym.errors import ConfigError
 
 @pytest.fixture(scope="module")
 def base() -> TrainedPolicy:
-    return load_base("released")
+    return load_base("released-continuous")
 
 
 def needed(*names: str) -> list[Any]:
@@ -35,8 +35,8 @@ def test_the_graph_decides_as_the_policy(
     view = base.card.view.model_copy(update=changed)
     chooses = view.action == "choice"
     if chooses:
-        base = load_base("released-discrete")
-    other = load_base("released")
+        base = load_base("released")
+    other = load_base("released-continuous")
     arrays = {}
     for n, (weight, bias) in enumerate(base._actor._layers):
         arrays[f"weight{n}"], arrays[f"bias{n}"] = weight, bias

@@ -308,7 +308,7 @@ def test_a_residual_on_moves_shifts_where_they_rest_and_does_not_add_up() -> Non
         ("balance", MOVED),
         ("hysteresis", MOVED),
         ("ppo:released", MOVED),
-        ("ppo:released-discrete", MOVED),
+        ("ppo:released-continuous", MOVED),
         ("anchored(at=0.4):ppo:released", MOVED),
         ("recovery:static:0.5", NAMED),
         ("dqn:released", None),
