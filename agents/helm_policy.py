@@ -69,23 +69,23 @@ class HelmPolicy:
         self.adapted = AdaptedPolicy(tied, adapter, learn=learn) if adapter else None
         inner: Policy = self.adapted or tied
         self.recovered = RecoveredPolicy(inner, recovery, step_s) if recovery else None
-        self._outer: Policy = self.recovered or inner
-        self.control, self.observation = view_of(self._outer)
-        self.initial_share = getattr(self._outer, "initial_share", None)
-        self.router = getattr(self._outer, "router", None)
+        self.outermost: Policy = self.recovered or inner
+        self.control, self.observation = view_of(self.outermost)
+        self.initial_share = getattr(self.outermost, "initial_share", None)
+        self.router = getattr(self.outermost, "router", None)
 
     @property
     def refill_pace(self) -> Array | None:
         """What the last decision set; None without recovery."""
-        return refill_pace_of(self._outer)
+        return refill_pace_of(self.outermost)
 
     def reset(self, seed: int) -> None:
         """Begin an episode; all that was learned is forgotten."""
-        self._outer.reset(seed)
+        self.outermost.reset(seed)
 
     def act(self, obs: Array) -> Array:
         """Shares, (rows, M) or (rows, 1) as the base's control says."""
-        return self._outer.act(obs)
+        return self.outermost.act(obs)
 
     @classmethod
     def from_spec(cls, spec: str, written: str) -> HelmPolicy:

@@ -3,8 +3,8 @@
 ``NAME.safetensors`` has the arrays that decide, ``NAME.json`` the card of the model file, the
 learning curve of its run, what it was trained on, and the digest of the weights that it belongs to;
 of a training with several seeds also the scores of all and the spread of their curves.
-``ppo:released`` and its like are their specs, and ``ppo:released-continuous`` of a second model of an
-algorithm, ``ppo-continuous.safetensors``.
+``ppo:released`` and its like are their specs, and ``ppo:released-continuous`` of a second model of
+an algorithm, ``ppo-continuous.safetensors``.
 """
 
 from __future__ import annotations

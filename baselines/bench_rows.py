@@ -142,14 +142,26 @@ def versions() -> dict[str, str]:
 def policy_digest(spec: str, policy: Policy) -> str:
     """16 hex digits of what a policy is: spec, source of its module, and model file if it has one.
 
-    A model file counts by its content, wherever it lies.
+    A model file counts by its content, wherever it lies. So do the policies that it wraps.
     """
     file = _model_file(spec, policy)
     named = spec.partition(":")[0] if file else spec
     digest = hashlib.sha256(named.encode() + _source(type(policy)))
     if file is not None:
         digest.update(file.read_bytes())
+    digest.update(_wrapped(policy))
     return digest.hexdigest()[:16]
+
+
+def _wrapped(policy: Policy) -> bytes:
+    """Sources and model files of the policies inside a policy, from the outermost on."""
+    found = b""
+    inner = getattr(policy, "outermost", None) or getattr(policy, "base", None)
+    while isinstance(inner, Policy):
+        file = _model_file("", inner)
+        found += _source(type(inner)) + (file.read_bytes() if file else b"")
+        inner = getattr(inner, "base", None)
+    return found
 
 
 def _source(cls: type) -> bytes:
@@ -178,7 +190,8 @@ def asked_digest(scenario: Scenario, spec: str) -> str:
     candidates = tune.grid(scenario, spec)
     digest = hashlib.sha256(json.dumps([spec, *candidates]).encode())
     digest.update(Path(__file__).with_name("bench_tune.py").read_bytes())
-    digest.update(_source(type(make_policy(candidates[0]))))
+    first = make_policy(candidates[0])
+    digest.update(_source(type(first)) + _wrapped(first))
     if spec in bench_staged.STAGED:
         digest.update(bench_staged.source())
     return digest.hexdigest()[:16]

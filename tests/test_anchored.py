@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from helm_gym.agents import helm_policy
 from helm_gym.agents.adapted_policy import AdaptedPolicy
 from helm_gym.agents.anchored_policy import Anchor, AnchoredPolicy
 from helm_gym.agents.controller import HelmController
@@ -18,7 +19,7 @@ from helm_gym.agents.helm_policy import HelmPolicy
 from helm_gym.agents.telemetry import Reason, empty
 from helm_gym.baselines import anchor_search, bench_staged, tune
 from helm_gym.baselines.anchor_search import found_of, spec_of
-from helm_gym.baselines.bench_rows import asked_digest
+from helm_gym.baselines.bench_rows import asked_digest, policy_digest
 from helm_gym.baselines.rollout import run_policy
 from helm_gym.baselines.rule import MAX_MOVE
 from helm_gym.baselines.specs import HELM_SEARCH, make_policy
@@ -55,7 +56,9 @@ def shares_of(scenario: Scenario, policy: Any, seed: int = 5) -> Array:
 # The policy
 
 
-@pytest.mark.parametrize("base", ["ppo:released", "ppo:released-continuous", "balance", "static:0.7"])
+@pytest.mark.parametrize(
+    "base", ["ppo:released", "ppo:released-continuous", "balance", "static:0.7"]
+)
 def test_the_ends_are_a_fixed_share_and_the_base(base: str) -> None:
     scenario = small_scenario(**{"episode.steps": 12})
     fixed = shares_of(scenario, make_policy(f"anchored(at=0.35,follow=0):{base}"))
@@ -264,3 +267,28 @@ def test_other_searches_are_what_they_were(tiny: Scenario) -> None:
     found = bench_staged.resolve(tiny, "static:best")
     assert found in tune.grid(tiny, "static:best")
     assert len({asked_digest(tiny, spec) for spec in ("static:best", HELM_SEARCH)}) == 2
+
+
+WRAPPED = (
+    "adapted:{}",
+    "recovery:{}",
+    "anchored(at=0.4):{}",
+    "recovery:adapted:{}",
+    "helm:base={}",
+)
+
+
+@pytest.mark.parametrize("spec", WRAPPED)
+def test_a_digest_covers_the_network_inside(spec: str) -> None:
+    """Else rows and searches of another base are taken for those of this one."""
+    names = ("ppo:released", "ppo:released-continuous")
+    made = [make_policy(spec.format(name)) for name in names]
+    assert policy_digest(spec, made[0]) != policy_digest(spec, made[1])
+    assert policy_digest(spec, made[0]) == policy_digest(spec, make_policy(spec.format(names[0])))
+
+
+def test_a_search_of_helm_covers_its_base(tiny: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = asked_digest(tiny, HELM_SEARCH)
+    other = helm_policy.load_base("released-continuous")
+    monkeypatch.setattr(helm_policy, "load_base", lambda name: other)
+    assert asked_digest(tiny, HELM_SEARCH) != before
