@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from helm_gym._version import __version__
-from helm_gym.baselines.burst_detection import LOAD, LOADS, MOST_FALSE, Score, Study
+from helm_gym.baselines.burst_detection import MOST_FALSE, Score, Study
 from helm_gym.baselines.burst_effect import FORMS, Effect, findings
+from helm_gym.baselines.burst_streams import LOAD, LOADS
 from helm_gym.baselines.pages import markdown_templates
 from helm_gym.baselines.plots import as_svg
 from helm_gym.envs.recovery_config import RecoveryConfig

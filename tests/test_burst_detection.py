@@ -12,17 +12,18 @@ import pytest
 from helm_gym.baselines import burst_detection as room
 from helm_gym.baselines import burst_effect as effect
 from helm_gym.baselines import burst_report as report
+from helm_gym.baselines import burst_streams as recorded
 from helm_gym.baselines.tune import TUNING_SEEDS
 from helm_gym.envs.recovery_config import RecoveryConfig
 from helm_gym.envs.recovery_machine import N_SIGNALS, Signal
 
 
-def stream(kind: str, bursts: tuple[tuple[float, float], ...], high: list[int]) -> room.Stream:
+def stream(kind: str, bursts: tuple[tuple[float, float], ...], high: list[int]) -> recorded.Stream:
     signals = np.tile([0.5, 1.0, 0.0, 0.0, 0.5], (100, 1, 1)).reshape(100, 1, N_SIGNALS)
     rng = np.random.default_rng(0)
     signals[:, :, Signal.RATE] = np.exp(rng.normal(0.0, 0.01, (100, 1)))
     signals[high, :, Signal.GPU_DELAY] = 1.0
-    return room.Stream("made", kind, 0.7, 5.0, signals, 5.0 * np.arange(1, 101), bursts)
+    return recorded.Stream("made", kind, 0.7, 5.0, signals, 5.0 * np.arange(1, 101), bursts)
 
 
 def queue_only(threshold: float = 0.1) -> RecoveryConfig:
@@ -58,7 +59,7 @@ def test_the_lowest_quiet_threshold_is_chosen() -> None:
 
 def test_bursts_of_a_shape_are_where_its_schedule_has_them() -> None:
     name = "on/off x3.7, 10-30 s"
-    found = room.record(room.shaped(name), "burst", TUNING_SEEDS[:1], 40)
+    found = recorded.record(recorded.shaped(name), "burst", TUNING_SEEDS[:1], 40)
     assert len(found.bursts) >= 3
     high = np.zeros(40, np.bool_)
     for start, stop in found.bursts[:-1]:  # the recording may cut the last
@@ -73,9 +74,9 @@ def test_bursts_of_a_shape_are_where_its_schedule_has_them() -> None:
 
 def test_surges_of_a_log_are_found_where_they_were_put() -> None:
     counts = np.random.default_rng(0).poisson(60.0, 300).astype(np.float64)
-    assert not room.surges(counts).any()
+    assert not recorded.surges(counts).any()
     counts[100:106] *= 2.0
-    assert np.flatnonzero(room.surges(counts)).tolist() == list(range(100, 106))
+    assert np.flatnonzero(recorded.surges(counts)).tolist() == list(range(100, 106))
 
 
 def test_a_replayed_log_is_recorded(tmp_path: Path) -> None:
@@ -83,8 +84,8 @@ def test_a_replayed_log_is_recorded(tmp_path: Path) -> None:
     gaps = rng.exponential(1.0, 6000)
     gaps[3000:3600] /= 4.0
     pq.write_table(pa.table({"t": np.cumsum(gaps)}), tmp_path / "log.parquet")
-    scenario = room.replayed(f"mine={tmp_path / 'log.parquet'},time_column=t")
-    found = room.record(scenario, "replay", TUNING_SEEDS[:1], 90)
+    scenario = recorded.replayed(f"mine={tmp_path / 'log.parquet'},time_column=t")
+    found = recorded.record(scenario, "replay", TUNING_SEEDS[:1], 90)
     assert (found.name, found.kind) == ("mine", "replay")
     assert len(found.bursts) >= 1
     assert np.isfinite(found.signals).all()
