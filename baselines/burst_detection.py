@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,9 @@ from helm_gym.baselines.tune import EVALUATION_SEEDS, TUNING_SEEDS
 from helm_gym.config import Scenario
 from helm_gym.envs.recovery_config import RecoveryConfig
 from helm_gym.envs.recovery_machine import N_STATE, replay
+
+if TYPE_CHECKING:
+    from helm_gym.baselines.burst_kept import Kept
 
 AFTER_WINDOWS = 2  # after a burst's end, in which an alarm is neither right nor false
 
@@ -194,10 +198,17 @@ def plan(quick: bool, logs: Sequence[str]) -> list[tuple[Scenario, str, range, i
     return jobs
 
 
-def run_study(*, quick: bool = False, logs: Sequence[str] = (), progress: bool = False) -> Study:
+def _reused(kept: Kept) -> str:
+    return f"recording ({kept.reused} kept from before)" if kept.reused else "recording"
+
+
+def run_study(
+    kept: Kept, *, quick: bool = False, logs: Sequence[str] = (), progress: bool = False
+) -> Study:
     """Record every stream once, and score every detector on it.
 
     Args:
+        kept: streams that a stopped run has recorded.
         quick: fewer seeds and windows, in a minute or so.
         logs: ``NAME=PATH`` of arrival traces, as ``helm-gym bench --log`` has them.
         progress: show a bar on stderr.
@@ -213,8 +224,12 @@ def run_study(*, quick: bool = False, logs: Sequence[str] = (), progress: bool =
     streams: list[Stream] = []
     with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
         task = bar.add_task("recording", total=sum(windows for *_, windows in jobs))
-        for scenario, kind, seeds, windows in jobs:
-            streams.append(record(scenario, kind, seeds, windows, lambda: bar.advance(task)))
+        done = 0
+        for job in jobs:
+            make = partial(record, *job, lambda: bar.advance(task))
+            streams.append(kept.stream(*job, make))
+            done += job[-1]
+            bar.update(task, completed=done, description=_reused(kept))
     first = sum(seeds[0] in TUNING_SEEDS for _, _, seeds, _ in jobs)
     tuning = score_all(streams[:first])
     return Study(tuple(tuning), tuple(score_all(streams[first:])), choose(tuning), quick)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from helm_gym.baselines.stats import Interval, mean_interval
 from helm_gym.baselines.suite import DATASETS, LOADS, PREFIX
 from helm_gym.baselines.tune import EVALUATION_SEEDS
 from helm_gym.config import Scenario
+
+if TYPE_CHECKING:
+    from helm_gym.baselines.burst_kept import Kept
 
 REGIMES = ("burst", "steady", "trend")
 BASES = ("static:best", "balance:best", "hysteresis:best", "thompson:best", "ppo:released")
@@ -84,13 +88,19 @@ def plan(quick: bool) -> list[tuple[str, str, float]]:
     ]
 
 
-def measure(regime: str, dataset: str, load: float, seeds: int = N_SEEDS) -> list[Effect]:
-    """Run every base, alone and with recovery, on evaluation seeds."""
+def cell_of(regime: str, dataset: str, load: float) -> tuple[Scenario, dict[str, str]]:
+    """The scenario, and the spec of each base there by its name in :data:`BASES`."""
     cell, known = f"{PREFIX}-{dataset}-{regime}", tuned()
     scenario = Scenario.load(cell).replace({"workload.load": load})
+    router = scenario.router.name
+    return scenario, {asked: known.get((cell, load, router, asked), asked) for asked in BASES}
+
+
+def measure(regime: str, dataset: str, load: float, seeds: int = N_SEEDS) -> list[Effect]:
+    """Run every base, alone and with recovery, on evaluation seeds."""
+    scenario, specs = cell_of(regime, dataset, load)
     found = []
-    for asked in BASES:
-        spec = known.get((cell, load, scenario.router.name, asked), asked)
+    for asked, spec in specs.items():
         base, *others = [
             _figures(run_policy(scenario, make_policy(s), s, EVALUATION_SEEDS[:seeds], threads=2))
             for s in (spec, *(f"{form}:{spec}" for form in FORMS))
@@ -104,8 +114,8 @@ def _figures(episodes: Sequence[Episode]) -> dict[str, tuple[float, ...]]:
     return {name: tuple(e.figures[name] for e in episodes) for name in FIGURES}
 
 
-def run_effects(*, quick: bool = False, progress: bool = False) -> list[Effect]:
-    """:func:`measure` every cell of :func:`plan`."""
+def run_effects(kept: Kept, *, quick: bool = False, progress: bool = False) -> list[Effect]:
+    """:func:`measure` every cell of :func:`plan` that is not kept already."""
     from rich.console import Console
     from rich.progress import track
 
@@ -116,7 +126,12 @@ def run_effects(*, quick: bool = False, progress: bool = False) -> list[Effect]:
         disable=not progress,
         transient=True,
     )
-    return [effect for job in jobs for effect in measure(*job, 3 if quick else N_SEEDS)]
+    seeds, found = 3 if quick else N_SEEDS, []
+    for job in jobs:
+        scenario, specs = cell_of(*job)
+        make = partial(measure, *job, seeds)
+        found += kept.effects(scenario, list(specs.values()), seeds, make)
+    return found
 
 
 def findings(effects: Sequence[Effect]) -> list[str]:

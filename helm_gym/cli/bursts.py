@@ -23,7 +23,9 @@ def bursts(
     effect: Annotated[
         bool, typer.Option("--effect/--no-effect", help="Policies with and without recovery too.")
     ] = True,
-    out: Annotated[Path, typer.Option(help="Folder for rows and page.")] = Path("runs/bursts"),
+    out: Annotated[
+        Path, typer.Option(help="Folder for rows and page; a stopped run goes on there.")
+    ] = Path("runs/bursts"),
     page: Annotated[Path | None, typer.Option(help="The page; OUT/recovery.md by default.")] = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -31,11 +33,16 @@ def bursts(
     from helm_gym.baselines import burst_report as report
     from helm_gym.baselines.burst_detection import run_study
     from helm_gym.baselines.burst_effect import findings, run_effects
+    from helm_gym.baselines.burst_kept import Kept
     from helm_gym.baselines.report import check_installed
 
     check_installed()
-    study = run_study(quick=quick, logs=log or (), progress=not quiet)
-    effects = run_effects(quick=quick, progress=not quiet) if effect else []
+    kept = Kept(out)
+    try:
+        study = run_study(kept, quick=quick, logs=log or (), progress=not quiet)
+        effects = run_effects(kept, quick=quick, progress=not quiet) if effect else []
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"stopped; the same command goes on with {out}") from None
     written = report.save(study, effects, out, page)
     print_study(
         report.table(study),
