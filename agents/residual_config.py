@@ -87,8 +87,7 @@ class ResidualConfig(Frozen):
             base: a policy; ``names_share`` says which of the two kinds it is.
         """
         reach = NAMED if names_share(base) else MOVED
-        given = {name: getattr(self, name) for name in reach._fields}
-        filled = {name: value or getattr(reach, name) for name, value in given.items()}
+        filled = {"bound": self.bound or reach.bound, "step": self.step or reach.step}
         return self.model_copy(update=filled)
 
     @property

@@ -106,12 +106,15 @@ class Kept:
         return found
 
 
-def _key(room: str, scenario: Scenario, *parts: Any) -> str:
-    """16 hex digits of a scenario, the log that it replays, what else is given, and the code."""
+def _key(module: str, scenario: Scenario, *parts: Any) -> str:
+    """16 hex digits of a scenario, the log that it replays, what else is given, and the code.
+
+    The simulator's code counts, and the file here that measures, ``module``.
+    """
     replay = scenario.workload.replay
     log = b"" if replay is None else Path(replay.path).read_bytes()
     about = json.dumps([scenario.digest(), *parts, code_digest()])
-    source = Path(__file__).with_name(room).read_bytes()
+    source = Path(__file__).with_name(module).read_bytes()
     return hashlib.sha256(about.encode() + source + log).hexdigest()[:16]
 
 

@@ -311,13 +311,13 @@ def test_a_residual_on_moves_shifts_where_they_rest_and_does_not_add_up() -> Non
         ("ppo:released-continuous", MOVED),
         ("anchored(at=0.4):ppo:released", MOVED),
         ("recovery:static:0.5", NAMED),
-        ("dqn:released", None),
+        ("dqn:released", MOVED),
+        ("sac:released", NAMED),
+        ("recurrent-ppo:released", NAMED),
     ],
 )
-def test_reach_is_by_whether_the_base_moves_the_share(spec: str, reach: Reach | None) -> None:
+def test_reach_is_by_whether_the_base_moves_the_share(spec: str, reach: Reach) -> None:
     base = make_policy(spec)
-    if reach is None:
-        reach = NAMED if base.card.view.action == "target" else MOVED  # type: ignore[attr-defined]
     assert policy(base).config.reach == reach
     given = policy(base, bound=0.1, step=0.002).config.reach
     assert given == Reach(bound=0.1, step=0.002)
