@@ -26,6 +26,7 @@ def _made_for(env: EmbKvVectorEnv) -> dict[str, Any]:
         "reward": env.reward_config.digest(),
         "clusters": env.clusters,
         "control": env.control,
+        "action": env.action,
         "observation": env.observation,
         "autoreset_mode": env.autoreset_mode.value,
     }
