@@ -44,7 +44,7 @@ def refuse_render_mode(owner: type[Any], mode: str | None) -> None:
     """
     known = RENDERING["render_modes"]
     if mode is not None and mode not in known:
-        hint = f" as {mode!r}{nearest(str(mode), known)}"
+        hint = f"={mode!r}{nearest(str(mode), known)}"
         raise ArgumentError.unexpected(owner, "render_mode", hint)
 
 
