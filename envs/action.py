@@ -81,6 +81,14 @@ class Layout:
             raise ConfigError(f"control={self.control!r}{nearest(str(self.control), CONTROLS)}")
         if self.action not in ACTIONS:
             raise ConfigError(f"action={self.action!r}{nearest(str(self.action), ACTIONS)}")
+        counts = isinstance(self.clusters, (int, np.integer)) and not isinstance(
+            self.clusters, bool
+        )
+        if not counts or self.clusters < 1:
+            raise ConfigError(
+                f"num_envs={self.clusters!r:.60} is no number of clusters; write an integer of at "
+                "least 1, and all other arguments by name"
+            )
 
     @property
     def rows_per_cluster(self) -> int:

@@ -21,30 +21,23 @@ RENDERING: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 4}
 INSTEAD = {"max_episode_steps": "; write overrides={'episode.steps': ...}"}
 
 
-def refuse(owner: type[Any], unknown: Mapping[str, Any]) -> None:
-    """Refuse arguments that a constructor does not have.
+def refuse(owner: type[Any], unknown: Mapping[str, Any], render_mode: str | None) -> None:
+    """Refuse arguments that a constructor does not have, and render modes that there are not.
 
     Args:
         owner: class that is being made; its constructor collects them as ``**unknown``.
         unknown: what it has collected.
+        render_mode: what was asked for.
 
     Raises:
-        ArgumentError: naming the first of them, and the nearest argument that exists.
+        ArgumentError: naming the first of them, and the nearest one that exists.
     """
     for name in unknown:
         hint = INSTEAD.get(name) or nearest(name, _arguments(owner))
         raise ArgumentError.unexpected(owner, name, hint)
-
-
-def refuse_render_mode(owner: type[Any], mode: str | None) -> None:
-    """Refuse a render mode that there is not, as an argument that there is not.
-
-    Raises:
-        ArgumentError: naming the mode, and those that exist.
-    """
-    known = RENDERING["render_modes"]
-    if mode is not None and mode not in known:
-        hint = f"={mode!r}{nearest(str(mode), known)}"
+    modes = RENDERING["render_modes"]
+    if render_mode is not None and render_mode not in modes:
+        hint = f"={render_mode!r}{nearest(str(render_mode), modes)}"
         raise ArgumentError.unexpected(owner, "render_mode", hint)
 
 

@@ -11,13 +11,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from helm_gym.config import Scenario
-from helm_gym.envs.arguments import (
-    RENDERING,
-    PlainSpec,
-    refuse,
-    refuse_render_mode,
-    takes_env_config,
-)
+from helm_gym.envs.arguments import RENDERING, PlainSpec, refuse, takes_env_config
 from helm_gym.envs.infos import single_info
 from helm_gym.envs.reward import RewardConfig
 from helm_gym.envs.vector_env import EmbKvVectorEnv
@@ -136,8 +130,7 @@ class EmbKvEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         flat: bool = False,
         **unknown: Any,
     ) -> None:
-        refuse(type(self), unknown)
-        refuse_render_mode(type(self), render_mode)
+        refuse(type(self), unknown, render_mode)
         if control == "node":
             raise ConfigError(
                 'control="node" makes a row of every node, and a single environment has one row; '

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from gymnasium import logger
 from gymnasium.error import ResetNeeded
-from gymnasium.spaces import Box
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -17,13 +16,7 @@ from numpy.typing import NDArray
 from helm_gym.config import Scenario
 from helm_gym.envs import checkpoint, resets
 from helm_gym.envs.action import Layout, move
-from helm_gym.envs.arguments import (
-    RENDERING,
-    PlainSpec,
-    load_scenario,
-    refuse,
-    refuse_render_mode,
-)
+from helm_gym.envs.arguments import RENDERING, PlainSpec, load_scenario, refuse
 from helm_gym.envs.infos import Values, final_infos, term_values, vector_infos
 from helm_gym.envs.observation import Observer
 from helm_gym.envs.rendering import text_line
@@ -81,6 +74,7 @@ class EmbKvVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
     # A refused constructor leaves an object whose ``__del__`` must find nothing to close.
     closed = True
     spec = PlainSpec()
+    autoreset_mode: AutoresetMode
     # As Gymnasium declares it; every environment has its own copy.
     metadata: dict[str, Any] = {**RENDERING, "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
 
@@ -100,21 +94,23 @@ class EmbKvVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         flat: bool = False,
         **unknown: Any,
     ) -> None:
-        refuse(type(self), unknown)
-        refuse_render_mode(type(self), render_mode)
+        refuse(type(self), unknown, render_mode)
         self.render_mode = render_mode
         self.scenario = load_scenario(scenario, overrides)
         self.clusters, self.nodes, self.control = num_envs, self.scenario.nodes, control
         self.action = action
         self.layout = Layout(control, num_envs, self.nodes, action)
         self.num_envs = self.layout.rows
-        self._use_mode(resets.as_mode(autoreset_mode))
+        self._window: Telemetry | None = None  # last window of every cluster, warm-ups included
+        self.set_autoreset_mode(autoreset_mode)
         self.observation = observation
         self.reward_config = RewardConfig.load(reward)
         self._reward = Reward(self.reward_config, self.scenario, self.layout)
         self._observer = Observer(self.scenario, self.layout, observation)
-        self._flat = flat
-        self._make_spaces()
+        self.single_observation_space = self._observer.space(self.layout, flat)
+        self.single_action_space = self.layout.action_space
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._threads = threads
         self.simulator = Simulator(self.scenario, num_envs, threads)
         self._generators: list[np.random.Generator | None] = [None] * num_envs
@@ -122,22 +118,10 @@ class EmbKvVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         self._shares = np.full((num_envs, self.nodes), self.scenario.episode.initial_share)
         self._elapsed = np.zeros(num_envs, np.int64)  # decisions taken in the episode
         self._ended = np.zeros(num_envs, np.bool_)  # clusters that wait for a reset
-        self._window: Telemetry | None = None  # last window of every cluster, warm-ups included
-        self._figures: dict[str, Floats] = {}  # metrics of it
+        self._figures: dict[str, Floats] = {}  # metrics of the last window
         self.telemetry: Telemetry | None = None
         self.previous_share = self._shares.copy()
         self.closed = False
-
-    def _make_spaces(self) -> None:
-        low, high = self._observer.low, self._observer.high
-        if self.control == "per_node":
-            low, high = np.tile(low, (self.nodes, 1)), np.tile(high, (self.nodes, 1))
-        if self._flat:
-            low, high = low.reshape(-1), high.reshape(-1)
-        self.single_observation_space = Box(low, high, dtype=np.float32)
-        self.single_action_space = self.layout.action_space
-        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
-        self.action_space = batch_space(self.single_action_space, self.num_envs)
 
     @property
     def shares(self) -> Floats:
@@ -244,7 +228,8 @@ class EmbKvVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
                 f"autoreset_mode={mode!r} comes too late: an episode has begun with "
                 f"{self.autoreset_mode}; pass it to the constructor"
             )
-        self._use_mode(resets.as_mode(mode))
+        self.autoreset_mode = resets.as_mode(mode)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """What a single environment in each row's place would have as attribute ``name``."""
@@ -306,10 +291,6 @@ class EmbKvVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         self.__dict__.update(state)
         self.simulator = Simulator(self.scenario, self.clusters, self._threads)
         self.simulator.restore(state["simulator"])
-
-    def _use_mode(self, mode: AutoresetMode) -> None:
-        self.autoreset_mode = mode
-        self.metadata = {**self.metadata, "autoreset_mode": mode}
 
     def _resting(self) -> Mask:
         """Clusters that this step resets instead of running."""

@@ -17,7 +17,6 @@ from gymnasium.wrappers.vector import NormalizeObservation
 from helm_gym import ENV_IDS
 from helm_gym.agents.mixture import MixtureVectorEnv
 from helm_gym.config import Scenario
-from helm_gym.envs.arguments import RENDERING
 from helm_gym.envs.history import random_choices, single_history
 from helm_gym.envs.single_env import EmbKvEnv
 from helm_gym.envs.vector_env import EmbKvVectorEnv
@@ -279,8 +278,3 @@ def test_choices_of_a_single_environment_need_an_index(tiny: Scenario) -> None:
         env.step(np.full(4, 0.5))
     with pytest.raises(InvalidAction, match="integer index per share"):
         env.step(3)
-
-
-def test_no_mode_of_rendering_is_promised_that_is_refused(tiny: Scenario) -> None:
-    for mode in RENDERING["render_modes"]:
-        assert EmbKvEnv(tiny, render_mode=mode).render_mode == mode

@@ -234,6 +234,12 @@ def test_an_attribute_is_what_a_single_environment_would_have(tiny: Scenario, co
         env.get_attr("nothing")
 
 
+@pytest.mark.parametrize("number", [{"scenario": "taobao-shift"}, 0, -1, 2.5, "2", True, None])
+def test_what_is_no_number_of_clusters_is_refused(tiny: Scenario, number: Any) -> None:
+    with pytest.raises(ConfigError, match="write an integer of at least 1"):
+        EmbKvVectorEnv(number, scenario=tiny)
+
+
 def test_an_unknown_autoreset_mode_is_named(tiny: Scenario) -> None:
     with pytest.raises(ConfigError, match="autoreset_mode='samestep'; did you mean 'SameStep'"):
         EmbKvVectorEnv(1, scenario=tiny, autoreset_mode="samestep")
