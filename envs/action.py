@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
 from numpy.typing import NDArray
 
-from helm_gym.config import Episode
+from helm_gym.config.scenario import Episode
 from helm_gym.errors import ConfigError, InvalidAction, nearest
 
 Floats = NDArray[np.float64]

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 from gymnasium.envs.registration import EnvSpec
 from pydantic import BaseModel
 
-from helm_gym.config import Scenario
+from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ArgumentError, nearest
 
 Constructor = TypeVar("Constructor", bound=Callable[..., None])

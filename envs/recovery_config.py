@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from helm_gym.config_workload import Count, assumed, within
+from helm_gym.config.quantity import Frozen, Number, Positive, Quantity
+from helm_gym.config.workload import Count, assumed, within
 from helm_gym.envs.observation import FAST_S
 from helm_gym.envs.recovery_machine import N_PARAMS, Param
-from helm_gym.quantity import Frozen, Number, Positive, Quantity
 
 Floats = NDArray[np.float64]
 Share = Annotated[Number, within(0.0, 1.0)]

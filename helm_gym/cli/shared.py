@@ -13,7 +13,7 @@ from helm_gym._version import __version__
 from helm_gym.errors import ConfigError, HelmGymError
 
 if TYPE_CHECKING:
-    from helm_gym.config import Scenario
+    from helm_gym.config.scenario import Scenario
 
 CommandT = TypeVar("CommandT", bound=Callable[..., None])
 FAILED, INTERRUPTED = 2, 130
@@ -93,7 +93,7 @@ def parse_pairs(settings: Sequence[str] | None) -> dict[str, Any]:
 
 def load_scenario(name: str, settings: Sequence[str] | None) -> Scenario:
     """Load a scenario and apply ``--set`` options to it."""
-    from helm_gym.config import Scenario
+    from helm_gym.config.scenario import Scenario
 
     return Scenario.load(name).replace(parse_pairs(settings))
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from helm_gym.config.quantity import Frozen, Positive
 from helm_gym.hardware.attention import Incremental, Prefill
 from helm_gym.hardware.gemm import Gemm
-from helm_gym.quantity import Frozen, Positive
 
 FOLDER = Path(__file__).parent
 

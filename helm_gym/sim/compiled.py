@@ -1,49 +1,32 @@
 """The one decorator for kernels, and where their machine code is cached.
 
-Numba does not notice that a callee in another file changed, so the cache folder carries a digest of
-every kernel source that others call: an edit anywhere compiles everything anew.
+Numba does not notice that a callee in another file changed, or a constant that a kernel takes in.
+So each module's cache folder carries the digest of all code that the module imports: an edit of any
+of it compiles the module's kernels anew, and rewording a comment does not.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
-import platformdirs
 from numba.core.registry import CPUDispatcher
+
+from helm_gym.provenance import cache_folder, code_digest, remember_sources
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
-CALLED = {
-    "envs": ("recovery_machine.py", "observation.py"),
-    "agents": ("residual_net.py", "decision_kernels.py", "telemetry.py"),
-}
-"""Files outside this folder whose kernels or constants kernels of other files take in."""
-
-
-def _sources() -> Iterator[Path]:
-    yield from sorted(Path(__file__).parent.glob("*.py"))
-    for package, names in CALLED.items():
-        found = importlib.util.find_spec(f"helm_gym.{package}")  # finds it without importing it
-        for folder in (found.submodule_search_locations or ()) if found else ():
-            yield from (path for name in names if (path := Path(folder, name)).is_file())
-
-
-def _cache_folder() -> Path:
-    digest = hashlib.sha256(numba.__version__.encode())
-    for path in _sources():
-        digest.update(path.read_bytes())
-    root = os.environ.get("NUMBA_CACHE_DIR") or platformdirs.user_cache_dir("helm-gym")
-    return Path(root) / f"kernels-{digest.hexdigest()[:16]}"
-
-
-CACHE_FOLDER = _cache_folder()
+def kernel_folder(module: str) -> Path:
+    """Folder of the machine code of a module's kernels."""
+    about = f"{numba.__version__} {code_digest(module)}"
+    remember_sources()
+    return (
+        cache_folder() / "kernels" / f"{module}-{hashlib.sha256(about.encode()).hexdigest()[:16]}"
+    )
 
 
 class _NoEntry(CPUDispatcher):
@@ -58,7 +41,7 @@ class _NoEntry(CPUDispatcher):
 
 def _compile(function: FunctionT, *, entry: bool, **options: bool) -> FunctionT:
     settings: Any = numba.config  # its options are set at import and invisible to type checkers
-    before, settings.CACHE_DIR = settings.CACHE_DIR, str(CACHE_FOLDER)
+    before, settings.CACHE_DIR = settings.CACHE_DIR, str(kernel_folder(function.__module__))
     try:
         # Without the runtime's reference counts (nothing here allocates) a request is six times
         # cheaper: every call that takes the state would touch some fifty counters atomically.
@@ -77,7 +60,7 @@ def _compile(function: FunctionT, *, entry: bool, **options: bool) -> FunctionT:
 
 
 def kernel(function: FunctionT) -> FunctionT:
-    """Compile ``function`` without the GIL, cached on disk under :data:`CACHE_FOLDER`."""
+    """Compile ``function`` without the GIL, cached on disk in :func:`kernel_folder`."""
     return _compile(function, entry=True)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from helm_gym.config_workload import Burst, Phases, Steady, Trend, Workload
+from helm_gym.config.workload import Burst, Phases, Steady, Trend, Workload
 
 Floats = NDArray[np.float64]
 STEADY_PERIOD_S = 60.0  # nothing changes; the period only spreads the warm starts
