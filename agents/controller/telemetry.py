@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import math
 from enum import IntEnum
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
-from helm_gym.config.quantity import Frozen
+from helm_gym.config.quantity import Frozen, explain
 from helm_gym.config.scenario import Scenario
-from helm_gym.sim.layout import Cluster, Node
-from helm_gym.sim.simulator import Telemetry
+from helm_gym.errors import ConfigError
 from helm_gym.units import GB, MS
 
 Floats = NDArray[np.float64]
@@ -67,11 +66,14 @@ class Reason(IntEnum):
 
 
 N_COLUMNS = len(NodeColumn)
-_SAME = [int(Node[column.name]) for column in NodeColumn if column is not NodeColumn.TIME_S]
 
 
 class Site(Frozen):
-    """What the controller has to know of a cluster; all nodes are alike."""
+    """What the controller has to know of a cluster; all nodes are alike.
+
+    Raises:
+        ConfigError: a field is missing, unknown or no finite number.
+    """
 
     step_s: float  # s between decisions
     slo_s: float  # P99 promised
@@ -83,6 +85,12 @@ class Site(Frozen):
     share_min: float = 0.1
     share_max: float = 0.9
     initial_share: float = 0.5
+
+    def __init__(self, **fields: float) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise ConfigError(explain(type(self), error, "Site")) from None
 
     @classmethod
     def of(cls, scenario: Scenario) -> Site:
@@ -105,22 +113,3 @@ class Site(Frozen):
 def empty(nodes: int) -> Floats:
     """(M + 1, N_COLUMNS) telemetry that knows nothing; fill it and use it again."""
     return np.full((nodes + 1, N_COLUMNS), math.nan)
-
-
-def from_simulator(window: Telemetry, cluster: int = 0, shares: Any = None) -> Floats:
-    """A simulated window as a serving system would report it.
-
-    Args:
-        window: of any number of clusters.
-        cluster: which one.
-        shares: (M,) EMB shares in force, if they changed since the window.
-    """
-    found = empty(window.node.shape[1])
-    found[:-1, : len(_SAME)] = window.node[cluster][:, _SAME]
-    if shares is not None:
-        found[:-1, NodeColumn.SHARE] = shares
-    now = window.cluster[cluster, Cluster.TIME_S]
-    found[:-1, NodeColumn.TIME_S] = now
-    found[-1, ClusterColumn.P99_S] = window.cluster[cluster, Cluster.P99_S]
-    found[-1, ClusterColumn.NOW_S] = now
-    return found
