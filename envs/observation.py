@@ -16,6 +16,7 @@ from enum import IntEnum
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
 from helm_gym.config.scenario import Scenario
@@ -258,6 +259,20 @@ class Observer:
         described = layout.nodes if layout.sees_nodes else 1
         self._scales = _scales_of(scenario, layout.nodes // described)
         self.rates: Floats = np.ones((layout.clusters, described, 2))  # fast and slow, of nominal
+
+    def space(self, layout: Layout, flat: bool) -> Box:
+        """What one row sees: (features,), or with ``per_node`` (M, features).
+
+        Args:
+            layout: how rows map to clusters and nodes.
+            flat: lay (M, features) out as (M * features,).
+        """
+        low, high = self.low, self.high
+        if layout.control == "per_node":
+            low, high = np.tile(low, (layout.nodes, 1)), np.tile(high, (layout.nodes, 1))
+        if flat:
+            low, high = low.reshape(-1), high.reshape(-1)
+        return Box(low, high, dtype=np.float32)
 
     def start(self, telemetry: Telemetry, clusters: NDArray[np.bool_]) -> None:
         """Begin the averages of some clusters with their last warm-up window."""
