@@ -100,9 +100,32 @@ SCALES = np.dtype(
 """What the formulas divide by, as a record."""
 
 
-def keep_of(step_s: float) -> Floats:
-    """(2,) part of the fast and of the slow average that a window of ``step_s`` leaves."""
-    return np.asarray(np.exp(-step_s / np.array([FAST_S, SLOW_S])))
+def scales_of(nodes: int, nominal: float, **numbers: float) -> Array:
+    """(1,) :data:`SCALES` of rows that describe ``nodes`` nodes.
+
+    Args:
+        nodes: that a row describes.
+        nominal: requests of a row in an ordinary window.
+        **numbers: what :func:`numbers_of` gives.
+    """
+    scales = np.zeros(1, SCALES)
+    scales["nodes"], scales["nominal"] = nodes, nominal
+    scales["keep"] = np.exp(-numbers["step_s"] / np.array([FAST_S, SLOW_S]))
+    for name, value in numbers.items():
+        scales[name] = value
+    return scales
+
+
+def numbers_of(scenario: Scenario) -> dict[str, float]:
+    """The fields of :data:`SCALES` that are the same for every row of a simulated cluster."""
+    return {
+        "step_s": scenario.episode.step_s,
+        "slo_s": scenario.slo.p99_ms.value * MS,
+        "deadline_s": scenario.slo.deadline_ms.value * MS,
+        "pool_bytes": scenario.memory.pool_gb.value * GB,
+        "longest_history": scenario.hardware.model.max_history.value,
+        "most_candidates": max(s.candidates.value for s in scenario.workload.surfaces),
+    }
 
 
 @inlined
@@ -257,7 +280,13 @@ class Observer:
         self._extended = preset == "extended"
         self._nodes = layout.sees_nodes
         described = layout.nodes if layout.sees_nodes else 1
-        self._scales = _scales_of(scenario, layout.nodes // described)
+        nodes, workload, step_s = (
+            layout.nodes // described,
+            scenario.workload,
+            scenario.episode.step_s,
+        )
+        nominal = nodes * workload.load * workload.capacity_rps_per_node.value * step_s
+        self._scales = scales_of(nodes, nominal, **numbers_of(scenario))
         self.rates: Floats = np.ones((layout.clusters, described, 2))  # fast and slow, of nominal
 
     def space(self, layout: Layout, flat: bool) -> Box:
@@ -304,17 +333,3 @@ class Observer:
     def _described(self, telemetry: Telemetry) -> Floats:
         """(B, D, N_NODE) sums over what a row describes."""
         return telemetry.node if self._nodes else telemetry.total[:, None]
-
-
-def _scales_of(scenario: Scenario, nodes: int) -> Array:
-    """(1,) :data:`SCALES` of rows that describe ``nodes`` nodes each."""
-    workload, step_s = scenario.workload, scenario.episode.step_s
-    scales = np.zeros(1, SCALES)
-    scales["nodes"], scales["step_s"], scales["keep"] = nodes, step_s, keep_of(step_s)
-    scales["nominal"] = nodes * workload.load * workload.capacity_rps_per_node.value * step_s
-    scales["slo_s"] = scenario.slo.p99_ms.value * MS
-    scales["deadline_s"] = scenario.slo.deadline_ms.value * MS
-    scales["pool_bytes"] = scenario.memory.pool_gb.value * GB
-    scales["longest_history"] = scenario.hardware.model.max_history.value
-    scales["most_candidates"] = max(surface.candidates.value for surface in workload.surfaces)
-    return scales

@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 
 from helm_gym.agents.adapter.config import ResidualConfig
 from helm_gym.agents.adapter.learner import ResidualLearner
-from helm_gym.agents.adapter.net import ResidualWeights, initial_weights, see
+from helm_gym.agents.adapter.net import ResidualWeights, see
 from helm_gym.agents.controller import networks, path
 from helm_gym.agents.controller import telemetry as wire
 from helm_gym.agents.controller.networks import INPUTS, F
 from helm_gym.agents.controller.telemetry import Reason, Site
 from helm_gym.agents.layers.anchored import Anchor
 from helm_gym.agents.layers.helm import load_base
-from helm_gym.agents.models.layers import layers_of
+from helm_gym.agents.models.layers import Layers, layers_of
 from helm_gym.agents.models.released import NAME
 from helm_gym.agents.models.trained import TrainedPolicy
-from helm_gym.envs.observation import keep_of
+from helm_gym.envs.observation import SCALES, scales_of
 from helm_gym.envs.recovery_config import RecoveryConfig
 from helm_gym.errors import ConfigError, PolicyError
 
@@ -74,13 +74,8 @@ class HelmController:
         self._nodes: Array = np.zeros(nodes, path.NODE)
         self._settings: Array = np.zeros(1, path.SETTINGS)
         self._set_site(max_age)
-        self._set_base()
-        if self._adapter is not None:
-            self._settings["adapts"] = True
-            self._settings["residual_bound"] = self._adapter.reach.bound
-        if recovery is not None:
-            self._settings["recovers"] = True
-            self._settings["machine"] = recovery.lower(site.step_s, site.share_min, site.share_max)
+        self._set_layers(recovery)
+        self._set_networks(layers_of(self.policy))
         self.shares: Floats = self._nodes["share"]
         """(M,) EMB shares to put into force; read-only, and written by every decision."""
         self.shares.flags.writeable = False
@@ -205,34 +200,34 @@ class HelmController:
     def _set_site(self, max_age: float) -> None:
         """Settings that the site decides."""
         site, settings = self.site, self._settings
-        scales = settings["scales"]
-        scales["nodes"], scales["step_s"], scales["keep"] = 1, site.step_s, keep_of(site.step_s)
-        scales["nominal"] = site.nominal_rps * site.step_s
-        scales["slo_s"], scales["deadline_s"] = site.slo_s, site.deadline_s
-        scales["pool_bytes"] = site.pool_bytes
-        scales["longest_history"] = site.longest_history
-        scales["most_candidates"] = site.most_candidates
+        numbers = site.model_dump(include=set(SCALES.names or ()))
+        settings["scales"] = scales_of(1, site.nominal_rps * site.step_s, **numbers)
         settings["max_age_s"] = max_age * site.step_s
         settings["share_min"], settings["share_max"] = site.share_min, site.share_max
-        settings["anchor"] = self.anchor.at if self.anchor else 0.0
-        settings["follow"] = self.anchor.follow if self.anchor else 1.0
 
-    def _set_base(self) -> None:
-        """The base's settings and weights, and room for those of a residual."""
-        view, settings = self.policy.card.view, self._settings
+    def _set_layers(self, recovery: RecoveryConfig | None) -> None:
+        """Settings of base, anchor, residual and burst machine."""
+        site, view, settings = self.site, self.policy.card.view, self._settings
         settings["base_moves"] = view.action in ("increment", "choice")
         settings["base_chooses"] = view.action == "choice"
         settings["base_bound"] = view.bound
         settings["base_min"], settings["base_max"] = view.share_min, view.share_max
-        layers = networks.seeing_all(layers_of(self.policy), view)
-        hidden = 0
-        settings["base_widths"] = networks.widths_of(layers)
+        settings["anchor"] = self.anchor.at if self.anchor else 0.0
+        settings["follow"] = self.anchor.follow if self.anchor else 1.0
+        settings["adapts"], settings["recovers"] = self._adapter is not None, recovery is not None
         if self._adapter is not None:
-            hidden = self._adapter.hidden
-            shapes = networks.residual_layers(initial_weights(INPUTS, 0, hidden))
-            settings["residual_widths"] = networks.widths_of(shapes)
-        widest = max(*settings["base_widths"][0], hidden)
-        self._networks = networks.empty(path.RESIDUAL + path.SLOTS, int(widest))
+            settings["residual_bound"] = self._adapter.reach.bound
+        if recovery is not None:
+            settings["machine"] = recovery.lower(site.step_s, site.share_min, site.share_max)
+
+    def _set_networks(self, layers: Layers) -> None:
+        """The base's weights, and room for those of a residual."""
+        hidden = self._adapter.hidden if self._adapter else 0
+        layers = networks.seeing_all(layers, self.policy.card.view)
+        self._settings["base_widths"] = networks.widths_of(layers)
+        self._settings["residual_widths"][0, :4] = INPUTS, hidden, hidden, 1
+        widest = max(*(len(bias) for _, bias in layers), hidden)
+        self._networks = networks.empty(path.RESIDUAL + path.SLOTS, widest)
         self._work = np.zeros((2, self._networks.shape[-1]), np.float32)
         networks.write(self._networks[path.BASE], layers)
 

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from helm_gym.agents.adapter.net import ResidualWeights
 from helm_gym.agents.models.layers import MOST_LAYERS, Layers
 from helm_gym.agents.models.view import View
-from helm_gym.envs.observation import FEATURES
+from helm_gym.envs.observation import Feature
 from helm_gym.sim.compiled import inlined
 
 Array = NDArray[Any]
 Single = NDArray[np.float32]
 
-F = len(FEATURES["extended"])
+F = len(Feature)
 INPUTS = 2 * F  # of every network: a node's features, then their means over the cluster
 N_WIDTHS = MOST_LAYERS + 2  # inputs and the outputs of every layer; 0 beyond the last layer
 

@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from helm_gym.config.quantity import Frozen, explain
 from helm_gym.config.scenario import Scenario
+from helm_gym.envs.observation import numbers_of
 from helm_gym.errors import ConfigError
-from helm_gym.units import GB, MS
 
 Floats = NDArray[np.float64]
 
@@ -97,13 +97,8 @@ class Site(Frozen):
         """A simulated cluster's."""
         episode, workload = scenario.episode, scenario.workload
         return cls(
-            step_s=episode.step_s,
-            slo_s=scenario.slo.p99_ms.value * MS,
-            deadline_s=scenario.slo.deadline_ms.value * MS,
-            pool_bytes=scenario.memory.pool_gb.value * GB,
+            **numbers_of(scenario),
             nominal_rps=workload.load * workload.capacity_rps_per_node.value,
-            longest_history=scenario.hardware.model.max_history.value,
-            most_candidates=max(surface.candidates.value for surface in workload.surfaces),
             share_min=episode.share_min,
             share_max=episode.share_max,
             initial_share=episode.initial_share,
