@@ -40,7 +40,7 @@ class Frozen(BaseModel):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise ConfigError(_explain(cls, error, where)) from None
+            raise ConfigError(explain(cls, error, where)) from None
 
     def digest(self) -> str:
         """Return 16 hex digits that change whenever any value in the tree changes."""
@@ -166,7 +166,8 @@ def load_preset(cls: type[ModelT], reference: Any, folder: Path, kind: str) -> M
     return cls.parse(read_yaml(path), str(path))
 
 
-def _explain(cls: type[BaseModel], error: ValidationError, where: str) -> str:
+def explain(cls: type[BaseModel], error: ValidationError, where: str) -> str:
+    """Say in plain words, a line per fault, why ``cls`` refused the settings of ``where``."""
     lines = []
     for item in error.errors():
         path = ".".join(str(part) for part in item["loc"])

@@ -22,6 +22,7 @@ from helm_gym.agents.controller.telemetry import (
     ClusterColumn,
     NodeColumn,
     Reason,
+    Site,
     empty,
 )
 from helm_gym.agents.layers.helm import load_base
@@ -240,7 +241,9 @@ def test_shares_stay_in_range_whatever_comes(changes: Any, where: Any) -> None:
     "telemetry",
     [
         np.zeros((3, N_COLUMNS)), np.zeros((5, N_COLUMNS - 1)), np.zeros(7), None,
-        np.zeros((5, N_COLUMNS), np.float32), np.zeros((N_COLUMNS, 5)).T,
+        np.zeros((5, N_COLUMNS), np.float32), np.zeros((N_COLUMNS, 5)).T, [], [[0.0]], "telemetry",
+        np.zeros((5, N_COLUMNS), ">f8"), np.zeros((5, N_COLUMNS)).view(np.recarray), set(),
+        np.broadcast_to(0.0, (5, N_COLUMNS)), np.array([["a"]]),
     ],
 )  # fmt: skip
 def test_telemetry_of_another_kind_is_refused_and_changes_nothing(telemetry: Any) -> None:
@@ -310,6 +313,10 @@ def test_reset_forgets_everything() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: Site(step_s=5.0), "Site: slo_s: Field required"),
+        (lambda: Site(**{**SITE.model_dump(), "slo_s": "soon"}), "Site: slo_s: .*'soon'"),
+        (lambda: Site(**{**SITE.model_dump(), "slo_s": np.nan}), "Site: slo_s: .*finite"),
+        (lambda: Site(**SITE.model_dump(), slo=0.1), "slo: unknown key; did you mean 'slo_s'"),
         (lambda: HelmController(SITE, 0), "at least one node"),
         (lambda: HelmController(SITE.model_copy(update={"slo_s": 0.0}), 1), "slo_s=0"),
         (lambda: HelmController(SITE.model_copy(update={"initial_share": 2.0}), 1), "order"),
