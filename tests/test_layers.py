@@ -38,7 +38,7 @@ LAYERS: dict[str, float] = {
     "helm_gym.units": 0,
     "helm_gym.console": 0,
     "helm_gym.store": 0,
-    "helm_gym.pack": 0,
+    "helm_gym.state_file": 0,
     "helm_gym.provenance": 0,  # the kernels' cache is keyed by it
     "helm_gym.pages": 0,
     "helm_gym.config": 1,
@@ -199,7 +199,7 @@ def needs_learning_libraries(found: Import) -> bool:
     if not within(found.target, *LEARNING) or within(found.importer, "helm_gym.agents"):
         return False
     lazy_is_enough = within(
-        found.importer, "helm_gym.hardware", "helm_gym.pack", "helm_gym.benchmark",
+        found.importer, "helm_gym.hardware", "helm_gym.state_file", "helm_gym.benchmark",
         "helm_gym.studies",
     )  # fmt: skip
     return found.kind == "module" or not lazy_is_enough

@@ -143,7 +143,7 @@ class ResidualLearner:
         return initial_weights(self._inputs, self._seed, self.config.hidden)
 
     def state(self) -> dict[str, Any]:
-        """Everything that changes, for :mod:`helm_gym.pack`."""
+        """Everything that changes, for :mod:`helm_gym.state_file`."""
         return {
             "weights": tuple(self.weights), "gate": self.gate, "offset": self.offset,
             "dropped": self.dropped, "updates": self.updates, "average": self._average,

@@ -141,9 +141,9 @@ class AdaptedPolicy:
         Raises:
             CheckpointError: the base remembers something that it cannot give away.
         """
-        from helm_gym.pack import write_packed
+        from helm_gym.state_file import write_state
 
-        write_packed(Path(path), self.state())
+        write_state(Path(path), self.state())
 
     def load(self, path: str | Path) -> None:
         """Go on from a file of :meth:`save`.
@@ -151,10 +151,10 @@ class AdaptedPolicy:
         Raises:
             CheckpointError: it is damaged, or of other settings.
         """
-        from helm_gym.pack import read_packed
+        from helm_gym.state_file import read_state
 
         try:
-            self.restore(read_packed(Path(path)))
+            self.restore(read_state(Path(path)))
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: is no state of an adapter ({error!r})") from None
 

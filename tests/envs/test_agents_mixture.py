@@ -38,7 +38,7 @@ from helm_gym.config.scenario import Scenario
 from helm_gym.envs.mixture import MixtureVectorEnv, merged_infos
 from helm_gym.envs.vector_env import EmbKvVectorEnv
 from helm_gym.errors import CheckpointError, ConfigError, InvalidAction
-from helm_gym.pack import read_packed, write_packed
+from helm_gym.state_file import read_state, write_state
 from helm_gym.suites.probe import Probe
 from helm_gym.suites.splits import TRAINING, VALIDATION
 
@@ -136,10 +136,10 @@ def test_a_state_goes_on_bit_for_bit_and_a_foreign_one_changes_nothing(tmp_path:
     actions = actions_of(env, 2, 12)
     for action in actions[:6]:
         env.step(action)
-    write_packed(tmp_path / "state", env.get_state())
+    write_state(tmp_path / "state", env.get_state())
     want = [env.step(action) for action in actions[6:]]
     other = mixture("node")
-    other.set_state(read_packed(tmp_path / "state"))
+    other.set_state(read_state(tmp_path / "state"))
     assert same([other.step(action) for action in actions[6:]], want)
     before = other.get_state()
     parts = [single(name, "node", 2) for name in SIZES]  # the burst has one cluster above
