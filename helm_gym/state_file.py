@@ -108,7 +108,7 @@ def _seal(text: str, arrays: Sequence[Array]) -> str:
     total = hashlib.sha256(text.encode())
     for array in arrays:
         total.update(f"{array.dtype.name}{array.shape}".encode())
-        total.update(array)
+        total.update(array.data)
     return total.hexdigest()
 
 
@@ -117,7 +117,7 @@ def _deflated(array: Array) -> Array:
     if array.nbytes < LARGE:
         return array
     # Level 1 shrinks simulator states fivefold at some 50 to 200 MB/s; more effort buys little.
-    packed = zlib.compress(array, 1).ljust(-(-array.nbytes // DENSEST), b"\0")
+    packed = zlib.compress(array.data, 1).ljust(-(-array.nbytes // DENSEST), b"\0")
     return np.frombuffer(packed, np.uint8) if len(packed) < array.nbytes else array
 
 
@@ -129,7 +129,7 @@ def _inflated(packed: Array, dtype: str, shape: Sequence[int]) -> Array:
     if not 0 < size <= DENSEST * packed.nbytes:
         raise ValueError(f"an array of {packed.nbytes} bytes says that it has {size}")
     inflater = zlib.decompressobj()
-    raw = bytearray(inflater.decompress(packed, size))
+    raw = bytearray(inflater.decompress(packed.data, size))
     if len(raw) != size or not inflater.eof:
         raise ValueError(f"an array of {size} bytes has other content than it says")
     return np.frombuffer(raw, dtype).reshape(shape)

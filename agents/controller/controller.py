@@ -145,7 +145,7 @@ class HelmController:
         observation = self.observation
         self.learner.record(observation, see(observation[None])[0])
         self.learner.update()
-        self.load_adapter(self.learner.weights, self.learner.gate, self.learner.offset)
+        self.load_adapter(self.learner.weights, self.learner.gate)
 
     def load_adapter(
         self, weights: ResidualWeights, gate: Array | float = 1.0, offset: Array | float = 0.0
@@ -188,7 +188,7 @@ class HelmController:
         if self._adapter is not None:
             inputs = inputs_of(F)
             self.learner = ResidualLearner(self._adapter, self.nodes, inputs, self._seed)
-            self.load_adapter(self.learner.weights, self.learner.gate, self.learner.offset)
+            self.load_adapter(self.learner.weights, self.learner.gate)
 
     def _first_share(self) -> float:
         """What is given before there is any data."""

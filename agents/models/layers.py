@@ -24,7 +24,7 @@ def layers_of(base: TrainedPolicy) -> Layers:
         ConfigError: it cannot.
     """
     card, view = base.card, base.card.view
-    layers: Layers = base._actor._layers
+    layers: Layers = base.actor.layers
     names = tuple(feature.name for feature in FEATURES["extended"])
     wrong = ""
     if card.algorithm != "ppo" or view.action not in ("target", "increment", "choice"):

@@ -25,8 +25,9 @@ from helm_gym.agents.controller.telemetry import (
     empty,
 )
 from helm_gym.agents.layers.helm import load_base
+from helm_gym.agents.models.actor import Actor
 from helm_gym.agents.models.layers import layers_of
-from helm_gym.agents.models.trained import Actor, TrainedPolicy
+from helm_gym.agents.models.trained import TrainedPolicy
 from helm_gym.agents.models.view import STEPS
 from helm_gym.envs.recovery_config import RecoveryConfig
 from helm_gym.envs.recovery_machine import Stage
@@ -60,7 +61,7 @@ def test_it_decides_as_the_policy_with_the_learners_weights_copied_in(nodes: int
         adapted.learn()
         learner = adapted.learners[0]
         moved = max(moved, float(np.abs(learner.weights.w3).max()))
-        pair.controller.load_adapter(learner.weights, learner.gate, learner.offset)
+        pair.controller.load_adapter(learner.weights, learner.gate)
     assert moved > 0.0 and Stage.BURST in stages  # all three layers had a say
     assert pair.controller.held.sum() == 0
 
@@ -125,7 +126,7 @@ def test_networks_of_other_sizes_and_views(
         made[f"bias{n}"] = rng.normal(0.0, 0.1, outputs).astype(np.float32)
     other = load_base("released")
     other.card = base.card.model_copy(update={"view": view})
-    other._actor = Actor("ppo", made, chooses=chooses)
+    other.actor = Actor("ppo", made, chooses=chooses)
     controller = HelmController(SITE, 5, base=other, adapter=None, recovery=None)
     for seed in range(5):
         given = controller.decide(example(5, seed))

@@ -27,7 +27,8 @@ from training_runs import flat, interrupt_at_step
 from typer.testing import CliRunner
 
 from helm_gym.agents.models.card import TITLES
-from helm_gym.agents.models.trained import ACTOR, CARD, TrainedPolicy
+from helm_gym.agents.models.files import ACTOR, CARD
+from helm_gym.agents.models.trained import TrainedPolicy
 from helm_gym.agents.models.view import STEPS
 from helm_gym.agents.training.build import make_env, make_model, make_validator
 from helm_gym.agents.training.hyperparameters import (
