@@ -150,11 +150,9 @@ class HelmController:
         observation = self.observation
         self.learner.record(observation, see(observation[None])[0])
         self.learner.update()
-        self.load_adapter(self.learner.weights, self.learner.gate, self.learner.offset)
+        self.load_adapter(self.learner.weights, self.learner.gate)
 
-    def load_adapter(
-        self, weights: ResidualWeights, gate: Array | float = 1.0, offset: Array | float = 0.0
-    ) -> None:
+    def load_adapter(self, weights: ResidualWeights, gate: Array | float = 1.0) -> None:
         """Decide with these weights from the next decision on.
 
         They are copied beside those in use, and then one number says which count, so another thread
@@ -163,7 +161,6 @@ class HelmController:
         Args:
             weights: of a residual of the size that the adapter's settings say.
             gate: see :func:`helm_gym.agents.adapter.net.forward`; (M,) or one for all.
-            offset: in share, the same.
 
         Raises:
             ConfigError: there is no residual, or the weights are of another size.
@@ -176,11 +173,11 @@ class HelmController:
                 f"the residual's first layer is {weights.w1.shape}, but this controller's settings "
                 f"say (hidden, inputs) = {wanted}; take weights of the same settings"
             )
-        if not all(np.isfinite(part).all() for part in (*weights, gate, offset)):
+        if not all(np.isfinite(part).all() for part in (*weights, gate)):
             raise ConfigError("a residual has weights that are not finite; the last ones stay")
         other = 1 - int(self._settings["slot"][0])
         networks.write(self._networks[path.RESIDUAL + other], networks.residual_layers(weights))
-        self._nodes["gate"][:, other], self._nodes["offset"][:, other] = gate, offset
+        self._nodes["gate"][:, other] = gate
         self._settings["slot"] = other
 
     def reset(self) -> None:
@@ -189,7 +186,7 @@ class HelmController:
         self._nodes["share"], self._nodes["pace"] = self._first_share(), 1.0
         if self._adapter is not None:
             self.learner = ResidualLearner(self._adapter, self.nodes, INPUTS, self._seed)
-            self.load_adapter(self.learner.weights, self.learner.gate, self.learner.offset)
+            self.load_adapter(self.learner.weights, self.learner.gate)
 
     def _first_share(self) -> float:
         """What is given before there is any data."""

@@ -54,7 +54,6 @@ NODE = np.dtype(
         ("time_s", "f8"),  # end of the last window that its averages took in
         ("rates", "f8", (2,)),  # fast and slow average of the arrival rate, of nominal
         ("gate", "f8", (SLOTS,)),  # part of the residual that counts, 0: none
-        ("offset", "f8", (SLOTS,)),  # what the learner adds to explore, in share
         ("machine", "f8", (N_STATE,)),  # state of the burst machine
         ("signals", "f8", (N_SIGNALS,)),  # that the burst machine reads
         ("sums", "f8", (N_NODE,)),  # telemetry in the simulator's columns
@@ -206,7 +205,7 @@ def _residual(own: Any, site: Any, networks: Array, work: Array) -> float:
     if own.gate[slot] == 0.0:
         return 0.0
     row = run(networks[RESIDUAL + slot], site.residual_widths, own.inputs, work)
-    value = bound * math.tanh(float(work[row, 0])) + own.offset[slot]
+    value = bound * math.tanh(float(work[row, 0]))
     return own.gate[slot] * min(max(value, -bound), bound) if math.isfinite(value) else 0.0
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, SerializeAsAny, model_serializer, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from helm_gym.agents.models.card import TITLES, Algorithm, Card
 from helm_gym.agents.models.view import View
@@ -87,19 +87,6 @@ class Plan(Frozen):
             kind = settings_class(data.get("algorithm", "ppo"))
             return {**data, "settings": kind.parse(settings, "settings")}
         return data
-
-    @model_serializer(mode="wrap")
-    def _ppo_goes_without_saying(self, standard: Any) -> dict[str, Any]:
-        """Plans of PPO are written, and digested, as before there were other algorithms.
-
-        So are those of a single scenario, as before there were suites.
-        """
-        written: dict[str, Any] = standard(self)
-        if self.algorithm == "ppo":
-            del written["algorithm"]
-        if self.training_set is None:
-            del written["training_set"]
-        return written
 
     @classmethod
     def of(cls, config: TrainConfig, progress: bool = False) -> Plan:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from stable_baselines3.common.logger import Logger
 
-from helm_gym.agents.models.write import save_model
+from helm_gym.agents.models.files import write_model
 from helm_gym.agents.training.build import make_env, make_model, make_validator, torch_threads
 from helm_gym.agents.training.checkpoints import (
     capture,
@@ -188,7 +188,7 @@ class _Run:
             )
         chosen_at = self.validator.choose(model)
         card = self.plan.card(model.num_timesteps, chosen_at, stopped)
-        save_model(self.folder.model, model, self.algorithm.actor(model), card)
+        write_model(self.folder.model, model, self.algorithm.actor(model), card)
         result = TrainResult(
             run_dir=str(self.folder.path),
             model=str(self.folder.model),

@@ -25,6 +25,7 @@ from helm_gym.evaluation.tune import resolve
 from helm_gym.hindsight import search as room
 from helm_gym.hindsight.objective import TAIL, Objective
 from helm_gym.hindsight.search import FULL, Hindsight, Outcome, Search
+from helm_gym.policy import router_of
 from helm_gym.runs.rollout import Episode, run_policy
 from helm_gym.runs.stats import Interval, mean_interval
 from helm_gym.suites.seeds import EVALUATION_SEEDS
@@ -133,7 +134,7 @@ def compare(
             rivals = [
                 episodes[place]
                 for spec, episodes in played.items()
-                if getattr(made[spec], "router", None) in (None, scenario.router.name)
+                if router_of(made[spec]) in (None, scenario.router.name)
             ]
             found.append(_find(scenario, seed, objective, search, out, rivals, tell))
     rows = [row for own in found for row in _points(own)]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError
+from helm_gym.policy import card_of
 from helm_gym.suites import heldout
 from helm_gym.suites.paper import CELLS, PREFIX, pinned
 from helm_gym.suites.seeds import EVALUATION_SEEDS, TRAINING_SEEDS, TUNING_SEEDS
@@ -171,7 +172,7 @@ def check_policy(spec: str, policy: Any, planned: Mapping[str, str]) -> None:
         policy: one with a ``card``, as ``ppo:`` policies have, or any other, which says nothing.
         planned: name by digest of the held-out scenarios that will be compared on.
     """
-    card = getattr(policy, "card", None)
+    card = card_of(policy)
     if card is None:
         return
     check_training(str(card.scenario), [int(card.seed)], spec)

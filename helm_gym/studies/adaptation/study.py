@@ -34,7 +34,6 @@ POLICIES = (
     BASE,
     f"adapted:{BASE}",
     f"adapted(guard=false):{BASE}",
-    f"adapted(method=ppo):{BASE}",
     "balance:best",
     "hysteresis:best",
     "static:best",

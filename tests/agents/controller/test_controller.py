@@ -26,8 +26,9 @@ from helm_gym.agents.controller.telemetry import (
     empty,
 )
 from helm_gym.agents.layers.helm import load_base
+from helm_gym.agents.models.actor import Actor
 from helm_gym.agents.models.layers import layers_of
-from helm_gym.agents.models.trained import Actor, TrainedPolicy
+from helm_gym.agents.models.trained import TrainedPolicy
 from helm_gym.agents.models.view import STEPS
 from helm_gym.envs.recovery_config import RecoveryConfig
 from helm_gym.envs.recovery_machine import Stage
@@ -61,7 +62,7 @@ def test_it_decides_as_the_policy_with_the_learners_weights_copied_in(nodes: int
         adapted.learn()
         learner = adapted.learners[0]
         moved = max(moved, float(np.abs(learner.weights.w3).max()))
-        pair.controller.load_adapter(learner.weights, learner.gate, learner.offset)
+        pair.controller.load_adapter(learner.weights, learner.gate)
     assert moved > 0.0 and Stage.BURST in stages  # all three layers had a say
     assert pair.controller.held.sum() == 0
 
@@ -126,7 +127,7 @@ def test_networks_of_other_sizes_and_views(
         made[f"bias{n}"] = rng.normal(0.0, 0.1, outputs).astype(np.float32)
     other = load_base("released")
     other.card = base.card.model_copy(update={"view": view})
-    other._actor = Actor("ppo", made, chooses=chooses)
+    other.actor = Actor("ppo", made, chooses=chooses)
     controller = HelmController(SITE, 5, base=other, adapter=None, recovery=None)
     for seed in range(5):
         given = controller.decide(example(5, seed))
@@ -229,7 +230,7 @@ ANYTHING = st.floats(allow_nan=True, allow_infinity=True, width=64)
 )
 def test_shares_stay_in_range_whatever_comes(changes: Any, where: Any) -> None:
     controller = HelmController(SITE, 3)
-    controller.load_adapter(restless_weights(), offset=0.1)
+    controller.load_adapter(restless_weights())
     for telemetry in (example(3), np.where(where, changes, example(3)), example(3, 1), changes):
         given = controller.decide(np.ascontiguousarray(telemetry))
         assert np.isfinite(given).all() and (given >= 0.1).all() and (given <= 0.9).all()
@@ -325,7 +326,7 @@ def test_reset_forgets_everything() -> None:
         (lambda: HelmController(SITE, 1, adapter=None).load_adapter(restless_weights()), "no resi"),
         (lambda: HelmController(SITE, 1).load_adapter(initial_weights(7, 0)), "hidden, inputs"),
         (
-            lambda: HelmController(SITE, 1).load_adapter(restless_weights(), offset=np.nan),
+            lambda: HelmController(SITE, 1).load_adapter(restless_weights(), gate=np.nan),
             "not finite",
         ),
     ],

@@ -83,8 +83,8 @@ def test_a_finished_seed_is_skipped_and_a_stopped_one_goes_on(
     assert (folder / "seed-3" / "model.zip").stat().st_mtime_ns == first
     assert [r.score for r in again.runs] == [r.score for r in trained.runs]  # reproducible
     for run, other in zip(again.runs, trained.runs, strict=True):
-        mine = TrainedPolicy(folder / run.folder)._actor._layers
-        theirs = TrainedPolicy(Path(trained.folder) / other.folder)._actor._layers
+        mine = TrainedPolicy(folder / run.folder).actor.layers
+        theirs = TrainedPolicy(Path(trained.folder) / other.folder).actor.layers
         for (weight, bias), (weight2, bias2) in zip(mine, theirs, strict=True):
             assert weight.tobytes() == weight2.tobytes() and bias.tobytes() == bias2.tobytes()
 
