@@ -21,9 +21,10 @@ from helm_gym.agents.training.checkpoints import (
     save_checkpoint,
 )
 from helm_gym.agents.training.interrupt import Interrupt, TrainingInterrupted
-from helm_gym.agents.training.monitor import Bar, Curve, TensorBoardScalars, Watch, curve_row
+from helm_gym.agents.training.monitor import Curve, TensorBoardScalars, Watch, curve_row
 from helm_gym.agents.training.plan import Plan, RunFolder, TrainConfig, training_versions
 from helm_gym.agents.training.sb3.algorithms import algorithm_of
+from helm_gym.console import progress_bar
 from helm_gym.errors import ConfigError
 
 __all__ = ["TrainConfig", "TrainResult", "TrainingInterrupted", "resume", "train"]
@@ -130,7 +131,9 @@ class _Run:
         self.model = make_model(self.plan, self.env)
         with (
             closing(TensorBoardScalars(self.folder.tensorboard, done)) as log,
-            Bar(self.total, done, self.progress) as bar,
+            progress_bar(
+                "training", self.total, done=done, wanted=self.progress, transient=False
+            ) as bar,
         ):
             self.model.set_logger(Logger(None, [log]))
             self.watch = Watch(self.env.venv, bar)

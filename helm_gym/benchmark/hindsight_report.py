@@ -14,11 +14,9 @@ from helm_gym.benchmark.hindsight import (
     STATIC,
     YARDSTICK,
     Comparison,
-    path_of,
+    file_key,
 )
-from helm_gym.errors import ConfigError
 from helm_gym.evaluation.tables import span
-from helm_gym.files import replacing
 from helm_gym.runs.stats import Interval
 
 if TYPE_CHECKING:
@@ -121,18 +119,6 @@ def beaten(comparison: Comparison, policy: str) -> str:
 def paths(comparison: Comparison, out: Path) -> list[Path]:
     """Files of the schedules."""
     return [
-        path_of(out, comparison.scenario, comparison.objective, seed, found.key)
+        out / f"{file_key(comparison.scenario, comparison.objective, seed, found.key)}.json"
         for seed, found in zip(comparison.seeds, comparison.found, strict=True)
     ]
-
-
-def save_rows(comparison: Comparison, path: Path) -> None:
-    """Write the rows as Parquet."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with replacing(path) as file:
-            pq.write_table(pa.Table.from_pylist(comparison.records()), file)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror or error})") from None
