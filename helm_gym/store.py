@@ -45,7 +45,7 @@ class Codec(Generic[PieceT]):
     """How pieces of one type are written to a file and read back."""
 
     extension: str  # of the files, such as ``json``
-    write: Callable[[BinaryIO, PieceT], None]
+    write: Callable[[BinaryIO, PieceT], object]
     read: Callable[[BinaryIO], PieceT]  # raises anything for a file that is damaged
 
 

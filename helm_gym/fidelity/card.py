@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -103,19 +103,23 @@ def _chosen(only: Sequence[str]) -> tuple[str, ...]:
 
 
 def _run_room(room: str, effort: Effort) -> list[Row]:
-    return list(importlib.import_module(f"helm_gym.fidelity.{room}").checks(effort))
+    """Findings of a room, as they are read back from a file."""
+    rows = list(importlib.import_module(f"helm_gym.fidelity.{room}").checks(effort))
+    return _parse(_text(rows))
 
 
-def _write(file: BinaryIO, rows: Sequence[Row]) -> None:
+def _text(rows: Sequence[Row]) -> bytes:
     plain = [{"kind": type(row).__name__, **asdict(row)} for row in rows]
-    file.write(json.dumps(plain, default=_value).encode())
+    return json.dumps(plain, default=_value).encode()
 
 
-def _read(file: BinaryIO) -> list[Row]:
-    return [_row(item) for item in json.load(file)]
+def _parse(text: bytes) -> list[Row]:
+    return [_row(item) for item in json.loads(text)]
 
 
-CODEC = Codec("json", _write, _read)
+CODEC: Codec[list[Row]] = Codec(
+    "json", lambda file, rows: file.write(_text(rows)), lambda file: _parse(file.read())
+)
 """Findings in files."""
 
 
