@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
     from rich.table import Table
 
+NAME_WIDTH = 14  # characters that the first column of a wide table has at least
+
 
 class Bar:
     """A progress bar with the time left and a note behind it; made by :func:`progress_bar`."""
@@ -93,7 +95,7 @@ def make_table(
         title: line above the table.
         caption: line below the table.
         left: how many columns, from the left, hold words; the others are aligned to the right.
-        plain: leave out the frame, and break long cells instead of cutting them off.
+        plain: for wide tables: leave out the frame, break long words and never break numbers.
     """
     from rich import box
     from rich.markup import escape
@@ -101,12 +103,15 @@ def make_table(
 
     table = Table(title=title or None, caption=caption or None)
     if plain:
-        table.box, table.pad_edge = box.SIMPLE_HEAVY, False
+        table.box, table.pad_edge, table.caption_justify = box.SIMPLE_HEAVY, False, "left"
     for place, heading in enumerate(headings):
+        words = place < left
         table.add_column(
             escape(heading),
-            justify="left" if place < left else "right",
+            justify="left" if words else "right",
             overflow="fold" if plain else "ellipsis",
+            no_wrap=plain and not words,
+            min_width=NAME_WIDTH if plain and not place else None,
         )
     for row in rows:
         table.add_row(*map(escape, row))

@@ -26,6 +26,7 @@ from helm_gym.agents.training.plan import Plan, RunFolder, TrainConfig, training
 from helm_gym.agents.training.sb3.algorithms import algorithm_of
 from helm_gym.console import progress_bar
 from helm_gym.errors import ConfigError
+from helm_gym.store import locked
 
 __all__ = ["TrainConfig", "TrainResult", "TrainingInterrupted", "resume", "train"]
 
@@ -62,7 +63,7 @@ def train(config: TrainConfig, progress: bool = True) -> TrainResult:
     folder.check_free(config)  # before scenarios are drawn, which takes minutes
     plan = Plan.of(config, progress)
     algorithm_of(plan.algorithm).check()
-    with folder.locked():
+    with locked(folder.path):
         folder.begin(config, plan)
         return _Run(folder, config, plan, progress).go()
 
@@ -96,7 +97,7 @@ def resume(
         )
     algorithm_of(plan.algorithm).check()
     changes = {"threads": threads or config.threads, "max_minutes": max_minutes}
-    with folder.locked():
+    with locked(folder.path):
         run = _Run(folder, config.model_copy(update=changes), plan, progress)
         return run.go(_differences(began_with, training_versions(plan.algorithm)))
 

@@ -16,6 +16,7 @@ from helm_gym.benchmark.hindsight import (
     Comparison,
     file_key,
 )
+from helm_gym.console import make_table
 from helm_gym.evaluation.tables import span
 from helm_gym.runs.stats import Interval
 
@@ -40,12 +41,21 @@ def table(comparison: Comparison, width: int = WIDE) -> Table:
         comparison: what to show.
         width: of the window.
     """
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
     scenario, first = comparison.scenario, comparison.found[0]
-    shown = Table(
+    figures = [figure for figure in FIGURES if figure[-1] or width >= WIDE]
+    rows = [
+        (
+            name,
+            *(
+                cell(comparison.interval(name, figure), scale, form)
+                for figure, _, scale, form, _ in figures
+            ),
+        )
+        for name in comparison.names()
+    ]
+    return make_table(
+        ("policy", *(heading for _, heading, *_ in figures)),
+        rows,
         title=f"{scenario.name}, load {scenario.workload.load:g}, seeds {span(comparison.seeds)}, "
         f"objective {comparison.objective}",
         caption=(
@@ -54,21 +64,8 @@ def table(comparison: Comparison, width: int = WIDE) -> Table:
             "interval over seeds]. The second row follows caches that no policy has: no policy "
             f"can play it. HELM reports distances of {YARDSTICK[0]} to {YARDSTICK[1]}."
         ),
-        caption_justify="left",
-        box=box.SIMPLE_HEAVY,
-        pad_edge=False,
+        plain=True,
     )
-    figures = [figure for figure in FIGURES if figure[-1] or width >= WIDE]
-    shown.add_column("policy", overflow="fold", min_width=14)
-    for _, heading, *_ in figures:
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for name in comparison.names():
-        cells = [
-            cell(comparison.interval(name, figure), scale, form)
-            for figure, _, scale, form, _ in figures
-        ]
-        shown.add_row(escape(name), *(escape(text) for text in cells))
-    return shown
 
 
 def cell(interval: Interval, scale: float, form: str) -> str:

@@ -205,7 +205,6 @@ def curves(
     found = room.read_curves(runs)
     show(room.curves_table(found))
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
         write_page(out, room.curves_svg(found) + "\n")
         typer.echo(f"figure: {out}")
 
