@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from helm_gym.envs.action import Layout
 from helm_gym.envs.observation import FEATURES
 from helm_gym.envs.reward import Reward, RewardConfig
 from helm_gym.errors import CheckpointError, ConfigError, nearest
-from helm_gym.files import try_lock, write_text
+from helm_gym.files import write_text
 from helm_gym.provenance import versions
 
 PACKAGES = ("numpy", "numba", "gymnasium", "torch", "stable-baselines3")
@@ -331,22 +330,6 @@ class RunFolder:
     def finish(self, result: Mapping[str, Any]) -> None:
         """Mark the run as finished."""
         write_text(self.result, json.dumps(result, indent=1) + "\n")
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from training into this folder.
-
-        Raises:
-            ConfigError: another process does so now.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as file:
-            if not try_lock(file.fileno()):
-                raise ConfigError(
-                    f"another process is training into {self.path}; wait for it, stop it, or name "
-                    "another folder"
-                )
-            yield
 
     def _kept(self) -> list[Path]:
         files = (

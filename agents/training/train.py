@@ -21,10 +21,12 @@ from helm_gym.agents.training.checkpoints import (
     save_checkpoint,
 )
 from helm_gym.agents.training.interrupt import Interrupt, TrainingInterrupted
-from helm_gym.agents.training.monitor import Bar, Curve, TensorBoardScalars, Watch, curve_row
+from helm_gym.agents.training.monitor import Curve, TensorBoardScalars, Watch, curve_row
 from helm_gym.agents.training.plan import Plan, RunFolder, TrainConfig, training_versions
 from helm_gym.agents.training.sb3.algorithms import algorithm_of
+from helm_gym.console import progress_bar
 from helm_gym.errors import ConfigError
+from helm_gym.store import locked
 
 __all__ = ["TrainConfig", "TrainResult", "TrainingInterrupted", "resume", "train"]
 
@@ -61,7 +63,7 @@ def train(config: TrainConfig, progress: bool = True) -> TrainResult:
     folder.check_free(config)  # before scenarios are drawn, which takes minutes
     plan = Plan.of(config, progress)
     algorithm_of(plan.algorithm).check()
-    with folder.locked():
+    with locked(folder.path):
         folder.begin(config, plan)
         return _Run(folder, config, plan, progress).go()
 
@@ -95,7 +97,7 @@ def resume(
         )
     algorithm_of(plan.algorithm).check()
     changes = {"threads": threads or config.threads, "max_minutes": max_minutes}
-    with folder.locked():
+    with locked(folder.path):
         run = _Run(folder, config.model_copy(update=changes), plan, progress)
         return run.go(_differences(began_with, training_versions(plan.algorithm)))
 
@@ -130,7 +132,9 @@ class _Run:
         self.model = make_model(self.plan, self.env)
         with (
             closing(TensorBoardScalars(self.folder.tensorboard, done)) as log,
-            Bar(self.total, done, self.progress) as bar,
+            progress_bar(
+                "training", self.total, done=done, wanted=self.progress, transient=False
+            ) as bar,
         ):
             self.model.set_logger(Logger(None, [log]))
             self.watch = Watch(self.env.venv, bar)

@@ -19,6 +19,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from helm_gym.config.scenario import Scenario
+from helm_gym.console import make_table
 from helm_gym.errors import ConfigError
 from helm_gym.policy import card_of
 from helm_gym.suites import heldout
@@ -185,15 +186,17 @@ def check_policy(spec: str, policy: Any, planned: Mapping[str, str]) -> None:
 
 def split_table() -> Table:
     """The splits, for people."""
-    from rich.table import Table
-
-    table = Table(title=f"Splits of {PREFIX} and {heldout.HELD_OUT}")
-    for heading in ("split", "seeds", "scenarios", "for"):
-        table.add_column(heading)
-    for split in SPLITS:
-        names = "\n".join(_short(split.scenarios))
-        table.add_row(split.name, f"{split.seeds.start}-{split.seeds.stop - 1}", names, split.use)
-    return table
+    rows = [
+        (
+            split.name,
+            f"{split.seeds.start}-{split.seeds.stop - 1}",
+            "\n".join(_short(split.scenarios)),
+            split.use,
+        )
+        for split in SPLITS
+    ]
+    title = f"Splits of {PREFIX} and {heldout.HELD_OUT}"
+    return make_table(("split", "seeds", "scenarios", "for"), rows, title=title, left=4)
 
 
 def _short(names: Sequence[str]) -> Iterator[str]:
