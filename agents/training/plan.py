@@ -28,8 +28,9 @@ from helm_gym.envs.observation import FEATURES
 from helm_gym.envs.reward import Reward, RewardConfig
 from helm_gym.errors import CheckpointError, ConfigError, nearest
 from helm_gym.files import write_text
-from helm_gym.provenance import versions
+from helm_gym.provenance import code_digest, versions
 
+TRAINS = "helm_gym.agents.training.train"  # the module behind every run
 PACKAGES = ("numpy", "numba", "gymnasium", "torch", "stable-baselines3")
 
 
@@ -339,6 +340,9 @@ class RunFolder:
 
 
 def training_versions(algorithm: str) -> dict[str, str]:
-    """Versions of what decides the weights that an algorithm ends with, to the last bit."""
+    """What decides the weights that an algorithm ends with, to the last bit.
+
+    Versions of packages, and the digest of all code that trains.
+    """
     extra = ("sb3-contrib",) if algorithm == "recurrent-ppo" else ()
-    return versions(*PACKAGES, *extra)
+    return {**versions(*PACKAGES, *extra), "training code": code_digest(TRAINS)}
