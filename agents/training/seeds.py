@@ -29,14 +29,16 @@ from helm_gym.config.scenario import Scenario
 from helm_gym.console import make_table, progress_bar
 from helm_gym.errors import CheckpointError, ConfigError
 from helm_gym.files import write_text
+from helm_gym.provenance import code_digest, policy_digest
 from helm_gym.runs.rollout import run_policy
+from helm_gym.store import digest_of, json_codec, open_store
 from helm_gym.suites.splits import VALIDATION
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 SUMMARY = "seeds.json"
-SCORE = "score.json"  # in the folder of every run
+SCORES = "scores"  # folder in that of every run
 SCORE_SEEDS = tuple(VALIDATION.seeds[1_000:1_003])
 """Far from the first ones, on which runs choose among their own weights and rules are searched."""
 
@@ -171,11 +173,15 @@ def _trained(config: TrainConfig, plan: Plan, progress: bool, only_missing: bool
 
 
 def _scored(result: TrainResult, config: TrainConfig, plan: Plan, progress: bool) -> SeedRun:
-    file = Path(result.run_dir) / SCORE
-    cells = json.loads(file.read_text("utf-8")) if file.is_file() else None
-    if cells is None or file.stat().st_mtime < Path(result.model).stat().st_mtime:
-        cells = score(Path(result.model), scored_on(config), config.threads or 1, progress)
-        write_text(file, json.dumps(cells, indent=1) + "\n")
+    model, scenarios = Path(result.model), scored_on(config)
+    key = digest_of(
+        policy_digest(f"model:{model}", TrainedPolicy(model)),
+        [scenario.digest() for scenario in scenarios],
+        list(SCORE_SEEDS),
+        code_digest(),
+    )
+    with open_store(Path(result.run_dir) / SCORES, json_codec(dict[str, float])) as store:
+        cells = store.piece(key, lambda: score(model, scenarios, config.threads or 1, progress))
     assert result.validation_reward is not None
     return SeedRun(
         seed=config.seed,
