@@ -188,24 +188,6 @@ class AdaptedPolicy:
             learner.restore(own)
 
 
-def settings_of_spec(spec: str, text: str) -> ResidualConfig:
-    """The config that ``adapted(...)`` names: ``name=value`` parted by commas.
-
-    Raises:
-        ConfigError: a setting does not exist or has no such value.
-    """
-    settings: dict[str, Any] = {}
-    for pair in text.split(",") if text.strip() else ():
-        name, equals, value = (part.strip() for part in pair.partition("="))
-        if not equals:
-            raise ConfigError(
-                f"policy {spec!r}: {pair.strip()!r} is no setting; write "
-                "adapted(method=ppo,bound=0.1):BASE"
-            )
-        settings[name] = value
-    return ResidualConfig.parse(settings, f"policy {spec!r}")
-
-
 def _memory(base: Policy) -> Array | tuple[Array, Array] | None:
     """What a base remembers between decisions, as far as it can be told."""
     return getattr(getattr(base, "_actor", None), "_state", None)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from helm_gym.agents.training import capacity as randomise
+from helm_gym.agents.training import randomise
 from helm_gym.config.quantity import Frozen
 from helm_gym.config.scenario import Scenario
 from helm_gym.errors import CheckpointError

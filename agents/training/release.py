@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from helm_gym.agents.models.trained import entries
+from helm_gym.agents.models.trained import TrainedPolicy, entries
 from helm_gym.agents.training import seeds
 from helm_gym.agents.training.curves import read_curves, spread_of
 from helm_gym.agents.training.plan import RunFolder
@@ -19,18 +20,20 @@ from helm_gym.files import replacing, write_text
 REWARD = "validation_reward"  # column of a run's curve
 
 
-def release(run: Path, path: Path) -> Path:
+def release(run: Path, path: Path, allow: Collection[str] = ()) -> Path:
     """Write the model of a finished run as a released one.
 
     Args:
         run: its folder, or that of a training with several seeds, whose best one is taken.
         path: where to, ending in ``.safetensors``; the card is written beside it.
+        allow: see :class:`~helm_gym.agents.models.trained.TrainedPolicy`.
 
     Returns:
         ``path``.
 
     Raises:
         CheckpointError: the run has no model yet, or its file is damaged.
+        ConfigError: the model names code that is not allowed.
     """
     from safetensors.numpy import save
 
@@ -39,6 +42,7 @@ def release(run: Path, path: Path) -> Path:
         run = run / str(
             next(r["folder"] for r in several["runs"] if r["seed"] == several["chosen"])
         )
+    TrainedPolicy(run, allow)  # refuses what nobody could use
     card, arrays = entries(run / "model.zip")
     weights = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     about = {

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helm_gym.agents.models.trained import TrainedPolicy
-from helm_gym.agents.training.capacity import LOAD
-from helm_gym.agents.training.plan import Plan, RunFolder, TrainConfig
+from helm_gym.agents.training.plan import Plan, RunFolder, TrainConfig, typed_names
+from helm_gym.agents.training.randomise import LOAD
 from helm_gym.agents.training.scenarios import Suite
 from helm_gym.agents.training.train import TrainResult, resume, train
 from helm_gym.config.scenario import Scenario
@@ -159,7 +159,9 @@ def _trained(config: TrainConfig, plan: Plan, progress: bool, only_missing: bool
             f"{plan.digest()}); name another folder with --run-dir, or train anew with --overwrite"
         )
     if not folder.result.is_file():
-        return resume(folder.path, threads=config.threads, progress=progress)
+        return resume(
+            folder.path, threads=config.threads, progress=progress, allow=typed_names(config)
+        )
     try:
         result = TrainResult(**json.loads(folder.result.read_text("utf-8")))
     except (ValueError, TypeError) as error:
@@ -174,7 +176,13 @@ def _scored(result: TrainResult, config: TrainConfig, plan: Plan, progress: bool
     file = Path(result.run_dir) / SCORE
     cells = json.loads(file.read_text("utf-8")) if file.is_file() else None
     if cells is None or file.stat().st_mtime < Path(result.model).stat().st_mtime:
-        cells = score(Path(result.model), scored_on(config), config.threads or 1, progress)
+        cells = score(
+            Path(result.model),
+            scored_on(config),
+            config.threads or 1,
+            progress,
+            typed_names(config),
+        )
         write_text(file, json.dumps(cells, indent=1) + "\n")
     assert result.validation_reward is not None
     return SeedRun(
@@ -202,10 +210,22 @@ def scored_on(config: TrainConfig) -> list[Scenario]:
 
 
 def score(
-    model: Path, scenarios: Sequence[Scenario], threads: int = 1, progress: bool = False
+    model: Path,
+    scenarios: Sequence[Scenario],
+    threads: int = 1,
+    progress: bool = False,
+    allow: Collection[str] = (),
 ) -> dict[str, float]:
-    """P99 over all arrivals in SLOs by scenario and load, geometric mean over validation seeds."""
-    policy = TrainedPolicy(model)
+    """P99 over all arrivals in SLOs by scenario and load, geometric mean over validation seeds.
+
+    Args:
+        model: file of the policy.
+        scenarios: where it is judged.
+        threads: simulator threads.
+        progress: show a progress bar on stderr.
+        allow: see :class:`~helm_gym.agents.models.trained.TrainedPolicy`.
+    """
+    policy = TrainedPolicy(model, allow)
     found = {}
     with _bar(sum(s.episode.steps for s in scenarios), progress) as tick:
         for scenario in scenarios:

@@ -10,7 +10,7 @@ kind of ``static:best`` is made once, at the scenario's own load.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,15 +21,14 @@ from helm_gym._version import __version__
 from helm_gym.benchmark.plan import is_search
 from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError
+from helm_gym.evaluation.search import resolve
 from helm_gym.evaluation.specs import make_policy
-from helm_gym.evaluation.tune import resolve
 from helm_gym.files import replacing
 from helm_gym.processes import worker_pool
 from helm_gym.provenance import code_digest, policy_digest
 from helm_gym.runs.rollout import run_policy
 from helm_gym.runs.stats import Interval, mean_interval, paired
-from helm_gym.suites.capacity import SATISFACTION
-from helm_gym.suites.probe import highest_rate
+from helm_gym.suites.capacity import SATISFACTION, highest_rate
 from helm_gym.suites.seeds import EVALUATION_SEEDS
 
 if TYPE_CHECKING:
@@ -56,18 +55,19 @@ class Sustained:
         return paired(list(self.loads.values()), [other.loads[seed] for seed in self.loads])
 
 
-def search(scenario: Scenario, spec: str, seed: int) -> list[Row]:
+def search(scenario: Scenario, spec: str, seed: int, allow: Collection[str] = ()) -> list[Row]:
     """Every load that a policy was tried at on one seed, and what it sustained.
 
     Args:
         scenario: where; its load is replaced.
         spec: policy, made anew for this search.
         seed: of the requests.
+        allow: see :func:`~helm_gym.evaluation.specs.make_policy`.
 
     Returns:
         One row per load tried, with ``sustained`` the same in all.
     """
-    policy, unit = make_policy(spec), scenario.workload.capacity_rps_per_node.value
+    policy, unit = make_policy(spec, allow), scenario.workload.capacity_rps_per_node.value
     points: list[Row] = []
 
     def margin(rate: float) -> float:
@@ -83,9 +83,9 @@ def search(scenario: Scenario, spec: str, seed: int) -> list[Row]:
     ]
 
 
-def _job(job: tuple[Mapping[str, Any], str, int]) -> list[Row]:
-    data, spec, seed = job
-    return search(Scenario.parse(dict(data), "goodput"), spec, seed)
+def _job(job: tuple[Mapping[str, Any], str, int, Collection[str]]) -> list[Row]:
+    data, spec, seed, allow = job
+    return search(Scenario.parse(dict(data), "goodput"), spec, seed, allow)
 
 
 def measure(
@@ -96,6 +96,7 @@ def measure(
     out: Path | None = None,
     processes: int = 1,
     progress: bool = False,
+    allow: Collection[str] = (),
 ) -> list[Sustained]:
     """Find what every policy sustains on every seed.
 
@@ -106,6 +107,7 @@ def measure(
         out: Parquet file for the rows; finished searches in it are not made again.
         processes: searches at a time; results do not depend on it.
         progress: show a progress bar on stderr.
+        allow: see :func:`~helm_gym.evaluation.specs.make_policy`.
 
     Raises:
         ConfigError: a policy or a seed cannot be used, or the scenario replays a log.
@@ -114,14 +116,14 @@ def measure(
     _check(scenario, policies, seeds)
     for spec in policies:
         if not is_search(spec):
-            make_policy(spec)  # so that a typo costs no time
+            make_policy(spec, allow)  # so that a typo costs no time
     specs = {policy: resolve(scenario, policy) for policy in policies}
-    about = {spec: _about(scenario, spec) for spec in specs.values()}
+    about = {spec: _about(scenario, spec, allow) for spec in specs.values()}
     rows = _known(out)
     by_job = _finished(rows, about)
     wanted = dict.fromkeys((spec, seed) for spec in specs.values() for seed in seeds)
     missing = [job for job in wanted if job not in by_job]
-    for found in _searches(scenario, missing, processes, progress):
+    for found in _searches(scenario, missing, processes, progress, allow):
         rows += [{**about[row["spec"]], **row} for row in found]
         by_job = _finished(rows, about)
         if out is not None:
@@ -132,12 +134,12 @@ def measure(
     ]
 
 
-def _about(scenario: Scenario, spec: str) -> Row:
+def _about(scenario: Scenario, spec: str, allow: Collection[str]) -> Row:
     """What decides the rows of a policy: one that differs in any of it is another's."""
     return {
         "cell": scenario.name,
         "scenario_digest": scenario.digest(),
-        "policy_digest": policy_digest(spec, make_policy(spec)),
+        "policy_digest": policy_digest(spec, make_policy(spec, allow)),
         "code_digest": code_digest(),
         "helm_gym": __version__,
     }
@@ -166,14 +168,18 @@ def _check(scenario: Scenario, policies: Sequence[str], seeds: Sequence[int]) ->
 
 
 def _searches(
-    scenario: Scenario, jobs: Sequence[tuple[str, int]], processes: int, progress: bool
+    scenario: Scenario,
+    jobs: Sequence[tuple[str, int]],
+    processes: int,
+    progress: bool,
+    allow: Collection[str],
 ) -> Iterator[list[Row]]:
     """Rows of every search, as they finish."""
     from rich.console import Console
     from rich.progress import Progress
 
     data = scenario.to_dict()
-    full = [(data, spec, seed) for spec, seed in jobs]
+    full = [(data, spec, seed, tuple(allow)) for spec, seed in jobs]
     alone = processes == 1 or len(full) < 2
     with ExitStack() as stack:
         console = Console(stderr=True)

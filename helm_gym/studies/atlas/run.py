@@ -21,7 +21,7 @@ from helm_gym.files import remove_leftovers, replacing, write_text
 from helm_gym.processes import worker_pool
 from helm_gym.provenance import code_digest
 from helm_gym.studies.atlas.points import NODES, Point, points, scenario_at
-from helm_gym.suites.probe import SEEDS, Figures, Probe, basin, best_share
+from helm_gym.suites.capacity import SEEDS, Figures, Probe, basin, best_share
 
 if TYPE_CHECKING:
     from helm_gym.config.scenario import Scenario

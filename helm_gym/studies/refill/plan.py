@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from helm_gym.baselines.balance import BalancePolicy
+from helm_gym.baselines.balance import Balance
 from helm_gym.config.scenario import Scenario
 from helm_gym.evaluation.specs import make_policy
-from helm_gym.policy import Policy
 from helm_gym.runs.rollout import Tick, run_policy, tail_ms
 from helm_gym.runs.stats import Interval, mean_interval, paired
 from helm_gym.seeding import streams_from_seed
@@ -50,7 +49,7 @@ STEPPED = {
 """Figures of a step; a time that is not reached counts as ``AFTER_S``."""
 
 
-class WrongStart(BalancePolicy):
+class WrongStart(Balance):
     """The balance rule from the smallest share: a link that misses saturate."""
 
     initial_share = 0.1
@@ -156,7 +155,7 @@ def _line(
 def _episodes(
     scenario: Scenario, policy: str, seeds: Sequence[int]
 ) -> Mapping[str, tuple[float, ...]]:
-    made: Policy = WrongStart() if policy == WRONG else make_policy(policy)
+    made: Any = WrongStart() if policy == WRONG else make_policy(policy)
     found = run_policy(scenario, made, policy, seeds)
     return {name: tuple(episode.figures[name] for episode in found) for name in EPISODE}
 

@@ -21,8 +21,8 @@ from helm_gym.benchmark.run import run_bench
 from helm_gym.config.routers import ROUTERS
 from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError, HelmGymError, nearest
-from helm_gym.evaluation.bench_staged import resolve
-from helm_gym.evaluation.specs import make_policy
+from helm_gym.evaluation.search import CHEAP, resolve
+from helm_gym.evaluation.specs import from_file, make_policy
 from helm_gym.files import replacing, write_text
 from helm_gym.provenance import code_digest
 from helm_gym.suites.paper import CELLS, PREFIX
@@ -207,9 +207,9 @@ def _spec(scenario: Scenario, policy: str, out: Path) -> str:
     kept: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
     key = f"{scenario.digest()} {policy} {code_digest(resolve.__module__)}"
     if key not in kept:
-        kept[key] = resolve(scenario, policy)
+        kept[key] = resolve(scenario, policy, CHEAP)
         write_text(path, json.dumps(kept, indent=1))
-    return kept[key]
+    return from_file(kept[key], str(path))
 
 
 def _save(rows: Sequence[Row], path: Path) -> None:
