@@ -103,7 +103,7 @@ def _static(spec: Spec) -> Policy:
     except ConfigError:
         raise
     except ValueError:
-        hint = nearest(spec.argument, (BEST,)) if spec.argument.isalpha() else ""
+        hint = nearest(spec.text, (f"{STATIC}:{BEST}",)) if spec.argument.isalpha() else ""
         raise ConfigError(
             f"policy {spec.text!r} needs a share{hint}; write {FORMS[STATIC]}"
         ) from None
