@@ -377,7 +377,7 @@ def rows_file(suite: str, tmp_path: Path) -> Path:
 
 def test_every_row_is_reproduced_bit_for_bit(rows_file: Path) -> None:
     for place, row in enumerate(read_rows(rows_file)):
-        again = replay(find_row(f"{rows_file}#{place}"))
+        again = replay(find_row(f"{rows_file}#{place}"), [row["policy"]])
         assert again.same and not again.causes, again.lines()
         said = "failed again" if row["status"] == "failed" else "bit for bit"
         assert said in again.lines()[0]
@@ -531,7 +531,7 @@ def test_a_setting_that_holds_already_is_not_replaced(tiny: Scenario) -> None:
     [
         ((), {}, "nothing to compare"),
         (("balance", "balance"), {}, "named twice"),
-        (("statc:0.4",), {}, "there is no module"),
+        (("statc:0.4",), {}, "did you mean 'static'"),
         (("nothing:best",), {}, "is no search"),
         (("balance",), {"routers": ["round"]}, "router 'round'"),
         (("balance",), {"budget_ms": 0.0}, "budget"),

@@ -77,14 +77,14 @@ def test_a_run_that_names_a_rule_is_resumed_only_with_leave(
     with monkeypatch.context() as patch:
         interrupt_at_step(patch, 12)
         with pytest.raises(TrainingInterrupted):
-            train(small_config(folder / "run", settings=RESIDUAL, decisions=64), progress=False)
+            train(small_config(folder / "run", settings=RESIDUAL, decisions=96), progress=False)
     forget()
     with pytest.raises(ConfigError, match=f"--allow {OWN}"):
         resume(folder / "run", progress=False)
     said = CliRunner().invoke(app, ["train", "--resume", "run", "-q"])
     assert said.exit_code == 2 and "--allow" in said.output
     assert MODULE not in sys.modules
-    assert resume(folder / "run", progress=False, allow=[OWN]).decisions == 64
+    assert resume(folder / "run", progress=False, allow=[OWN]).decisions == 96
 
 
 def test_a_config_file_that_names_a_rule_needs_leave(folder: Path) -> None:
