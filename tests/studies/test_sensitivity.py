@@ -46,7 +46,6 @@ from helm_gym.suites.mixes import steady
 from helm_gym.suites.seeds import EVALUATION_SEEDS, TUNING_SEEDS
 
 BUDGET = Budget(
-    share_step=0.4, capacity_seeds=1, capacity_s=10.0, tolerance=0.1, tuning_seeds=2, seeds=3
 )
 ONLY = ("emb.candidate_row_bytes", "emb.bytes_per_key", "router.affinity_bonus")
 
