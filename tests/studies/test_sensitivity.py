@@ -45,8 +45,7 @@ from helm_gym.suites.capacity import SEED, Probe
 from helm_gym.suites.mixes import steady
 from helm_gym.suites.seeds import EVALUATION_SEEDS, TUNING_SEEDS
 
-BUDGET = Budget(
-)
+BUDGET = Budget(share_step=0.4, capacity_seeds=1, capacity_s=10.0, tuning_seeds=2, seeds=3)
 ONLY = ("emb.candidate_row_bytes", "emb.bytes_per_key", "router.affinity_bonus")
 
 
