@@ -142,7 +142,7 @@ def _chosen(study: Study, place: Place, routers: Sequence[str]) -> list[Cell]:
         cells.append(words(study.spec(System(REFERENCE, router), place).partition(":")[2]))
         spec = study.spec(System(TUNED, router), place)
         if spec:
-            found = HelmSettings.of(spec)
+            found = _found(spec)
             anchor = "none" if found.anchor is None else f"{found.anchor:g}"
             cells += [words(anchor), number(_follow(found), "g")]
         else:
@@ -153,8 +153,13 @@ def _chosen(study: Study, place: Place, routers: Sequence[str]) -> list[Cell]:
 def follows(study: Study) -> dict[float, int]:
     """In how many cells and loads the search chose which follow, with the scheduler; 0: a share."""
     specs = [study.spec(System(TUNED, study.scheduler), place) for place in study.places]
-    known = [_follow(HelmSettings.of(spec)) for spec in specs if spec]
+    known = [_follow(_found(spec)) for spec in specs if spec]
     return {follow: known.count(follow) for follow in sorted(set(known))}
+
+
+def _found(spec: str) -> HelmSettings:
+    """Settings that a search found; plain ``helm`` where a row names the search itself."""
+    return HelmSettings() if spec == TUNED else HelmSettings.of(spec)
 
 
 def _follow(found: HelmSettings) -> float:
