@@ -9,9 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
 
 from helm_gym.agents.adapter.config import ResidualConfig
 from helm_gym.agents.layers.adapted import AdaptedPolicy
@@ -21,9 +18,8 @@ from helm_gym.agents.models.card import TITLES
 from helm_gym.agents.models.released import NAME, is_released, released
 from helm_gym.agents.models.trained import TrainedPolicy, load_trained
 from helm_gym.envs.recovery_config import STEP_S, RecoveryConfig
-from helm_gym.policy import Policy, refill_pace_of, view_of
+from helm_gym.policy import Policy, Wrapper
 
-Array = NDArray[Any]
 ALGORITHM = "ppo"
 
 
@@ -44,11 +40,11 @@ def load_base(name: str, allow: Collection[str] = ()) -> TrainedPolicy:
     return TrainedPolicy(released(ALGORITHM, name) if is_released(name) else Path(name), allow)
 
 
-class HelmPolicy:
+class HelmPolicy(Wrapper):
     """All three layers, or some: ``recovery:adapted:ppo:released`` as one policy.
 
     Args:
-        base: see :func:`load_base`.
+        base: a policy, or its name as :func:`load_base` reads it.
         adapter: settings of the residual; None leaves it out.
         recovery: settings of the burst machine; None leaves it out.
         anchor: planned share, and how far the base is followed; None leaves it out.
@@ -59,7 +55,7 @@ class HelmPolicy:
 
     def __init__(
         self,
-        base: str = NAME,
+        base: str | Policy = NAME,
         adapter: ResidualConfig | None = ResidualConfig(),  # noqa: B008 (frozen)
         recovery: RecoveryConfig | None = RecoveryConfig(),  # noqa: B008
         *,
@@ -68,26 +64,10 @@ class HelmPolicy:
         step_s: float = STEP_S,
         allow: Collection[str] = (),
     ) -> None:
-        self.base, self.anchor = load_base(base, allow), anchor
-        self.card = self.base.card
-        tied: Policy = AnchoredPolicy(self.base, anchor) if anchor else self.base
-        self.adapted = AdaptedPolicy(tied, adapter, learn=learn) if adapter else None
-        inner: Policy = self.adapted or tied
-        self.recovered = RecoveredPolicy(inner, recovery, step_s) if recovery else None
-        self.outermost: Policy = self.recovered or inner
-        self.control, self.observation = view_of(self.outermost)
-        self.initial_share = getattr(self.outermost, "initial_share", None)
-        self.router = getattr(self.outermost, "router", None)
-
-    @property
-    def refill_pace(self) -> Array | None:
-        """What the last decision set; None without recovery."""
-        return refill_pace_of(self.outermost)
-
-    def reset(self, seed: int) -> None:
-        """Begin an episode; all that was learned is forgotten."""
-        self.outermost.reset(seed)
-
-    def act(self, obs: Array) -> Array:
-        """Shares, (rows, M) or (rows, 1) as the base's control says."""
-        return self.outermost.act(obs)
+        self.trained: Policy = load_base(base, allow) if isinstance(base, str) else base
+        self.anchor = anchor
+        layer: Policy = AnchoredPolicy(self.trained, anchor) if anchor else self.trained
+        self.adapted = AdaptedPolicy(layer, adapter, learn=learn) if adapter else None
+        layer = self.adapted or layer
+        self.recovered = RecoveredPolicy(layer, recovery, step_s) if recovery else None
+        super().__init__(self.recovered or layer)

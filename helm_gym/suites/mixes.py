@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from helm_gym.config.scenario import Scenario
 from helm_gym.config.workload import Phases
+from helm_gym.console import progress_bar
 from helm_gym.errors import ConfigError
 from helm_gym.suites.capacity import SEEDS, Probe, best_share
 
@@ -76,18 +76,15 @@ def measure_capacity(
     Raises:
         ConfigError: the scenario replays a log, whose rate is not ours to set.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     if not shares or not seeds:
         raise ConfigError("capacity needs at least one share and one seed")
     guess = scenario.workload.capacity_rps_per_node.value
     mixes, found = mixes_of(scenario), []
-    with Progress(console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task("capacity", total=len(mixes) * len(shares))
+    total = len(mixes) * len(shares)
+    with progress_bar("capacity", total, wanted=progress, transient=False) as bar:
         for name, mix in mixes.items():
             probe = Probe(steady(scenario, mix), seeds, measure_s, threads=threads)
-            carried = probe.capacities(shares, guess, partial(bar.advance, task))
+            carried = probe.capacities(shares, guess, bar.advance)
             found.append(MixCapacity(name, mix, carried))
     return found
 

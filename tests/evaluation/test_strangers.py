@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,9 @@ pytest.importorskip("safetensors")
 from helm_gym.agents.controller.controller import HelmController
 from helm_gym.agents.layers.helm import HelmPolicy, load_base
 from helm_gym.agents.models.card import Card
+from helm_gym.agents.models.files import read, write_model
 from helm_gym.agents.models.released import FOLDER
-from helm_gym.agents.models.trained import TrainedPolicy, entries, model_entries
+from helm_gym.agents.models.trained import TrainedPolicy
 from helm_gym.benchmark.plan import make_plan
 from helm_gym.benchmark.replay import replay
 from helm_gym.benchmark.rows import asked_digest
@@ -28,7 +31,6 @@ from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError, HelmGymError
 from helm_gym.evaluation.evaluate import evaluate
 from helm_gym.evaluation.specs import from_file, make_policy
-from helm_gym.provenance import code_digest
 from helm_gym.studies.bursts import effect
 from helm_gym.studies.results import distance
 from helm_gym.studies.routers import plan as routers
@@ -74,14 +76,11 @@ def written(path: Path, base: str) -> Path:
 
 def zipped(model: Path) -> Path:
     """The same model as the run folder of a training has it."""
-    import zipfile
-
-    card, arrays = entries(model)
+    card, arrays = read(model)
     run = model.parent / "run"
     run.mkdir()
-    with zipfile.ZipFile(run / "model.zip", "w") as archive:
-        for name, content in model_entries(Card.parse(card, "x"), arrays).items():
-            archive.writestr(name, content)
+    empty = SimpleNamespace(save=lambda file: zipfile.ZipFile(file, "w").close())  # SB3's part
+    write_model(run / "model.zip", empty, arrays, Card.parse(card, "x"))
     return run
 
 
@@ -224,10 +223,18 @@ def test_studies_take_no_code_from_rows(folder: Path) -> None:
     notes: list[str] = []
     assert distance._measured([told], {}, notes) == {}
     assert "--allow" in notes[0]
-    key = f"{scenario.digest()} static:best {code_digest(routers.resolve.__module__)}"
-    (folder / "searches.json").write_text(json.dumps({key: OWN}))
+    assert not ran(folder)
+
+
+def test_the_comparison_of_routers_takes_no_code_from_its_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = folder / "searches"
+    kept.mkdir()
+    (kept / "key.json").write_text(json.dumps(OWN))
+    monkeypatch.setattr(routers, "digest_of", lambda *parts: "key")
     with pytest.raises(ConfigError, match="--allow"):
-        routers._spec(scenario, "static:best", folder)
+        routers.run_routers(folder, quick=True, policy="static:best")
     assert not ran(folder)
 
 
