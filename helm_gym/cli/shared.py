@@ -36,6 +36,14 @@ ThreadsOption = Annotated[
     int | None,
     typer.Option(min=1, help="Simulator threads; results do not depend on them."),
 ]
+AllowOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow",
+        metavar="MODULE:CLASS",
+        help="Code of yours that a file may name, such as a model's rule; repeat for more.",
+    ),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bars.")]
 
 

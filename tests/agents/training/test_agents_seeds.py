@@ -22,8 +22,7 @@ from small import small_scenario
 from stable_baselines3 import PPO
 
 from helm_gym.agents.models.trained import TrainedPolicy
-from helm_gym.agents.training import capacity as randomise
-from helm_gym.agents.training import seeds
+from helm_gym.agents.training import randomise, seeds
 from helm_gym.agents.training.draws import Job, draw_all
 from helm_gym.agents.training.plan import Plan
 from helm_gym.agents.training.release import release
