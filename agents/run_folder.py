@@ -30,7 +30,8 @@ from helm_gym.envs.observation import FEATURES
 from helm_gym.envs.reward import Reward, RewardConfig
 from helm_gym.errors import CheckpointError, ConfigError, nearest
 from helm_gym.files import try_lock, write_text
-from helm_gym.quantity import Frozen, read_yaml
+from helm_gym.quantity import Frozen
+from helm_gym.safe_yaml import read_yaml
 
 PACKAGES = ("numpy", "numba", "gymnasium", "torch", "stable-baselines3")
 

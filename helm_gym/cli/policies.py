@@ -223,7 +223,7 @@ def _spread(randomise: bool, spread: float | None) -> float | None:
 def _train_config(file: Path | None, given: dict[str, Any], pairs: dict[str, Any]) -> Any:
     """A TrainConfig of what a file says and, before that, what options say."""
     from helm_gym.agents.run_folder import TrainConfig
-    from helm_gym.quantity import read_yaml
+    from helm_gym.safe_yaml import read_yaml
 
     asked: dict[str, Any] = {}
     if file is not None:
