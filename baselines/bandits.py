@@ -15,7 +15,7 @@ from zlib import crc32
 import numpy as np
 
 from helm_gym.baselines.rule import Count, Grid, Move, Positive, Rule, share_points
-from helm_gym.baselines.signals import Floats, Signals
+from helm_gym.envs.reading import Floats, Signals
 
 Figure = Literal["latency", "p99"]
 BANDIT_SEARCH: Grid = {

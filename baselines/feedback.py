@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from helm_gym.baselines.rule import CONTROLS, Count, Finite, Fraction, Grid, Positive, Rule
-from helm_gym.baselines.signals import Floats, Signals
+from helm_gym.envs.reading import Floats, Signals
 
 
 @dataclass(kw_only=True)

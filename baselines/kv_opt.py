@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helm_gym.baselines.rule import Fraction, Grid, Rule
-from helm_gym.baselines.signals import Floats, Signals
+from helm_gym.envs.reading import Floats, Signals
 from helm_gym.errors import ConfigError
 
 Figures = Mapping[str, Mapping[str, float]]

@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from helm_gym.baselines.rule import CONTROLS, Finite, Fraction, Grid, Positive, Rule
-from helm_gym.baselines.signals import SMALL, Floats, Signals
+from helm_gym.envs.reading import SMALL, Floats, Signals
 
 
 @dataclass(kw_only=True)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
-from helm_gym.baselines.signals import PRESET, Floats, Signals, read
+from helm_gym.envs.reading import PRESET, Floats, Signals, read
 from helm_gym.errors import ConfigError
 
 Array = NDArray[Any]

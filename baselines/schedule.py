@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from helm_gym._version import __version__
+from helm_gym.config.quantity import Frozen
 from helm_gym.errors import ConfigError
 from helm_gym.files import write_text
-from helm_gym.quantity import Frozen
 
 Array = NDArray[Any]
 Share = Annotated[float, Field(ge=0, le=1)]

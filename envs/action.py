@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from helm_gym.config import Episode
+from helm_gym.config.scenario import Episode
 from helm_gym.errors import ConfigError, InvalidAction, nearest
 
 Floats = NDArray[np.float64]

@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
+from helm_gym.config.scenario import Scenario
+from helm_gym.envs.observation import Observer
+from helm_gym.envs.reward import RewardConfig
 from helm_gym.errors import CheckpointError, ConfigError
-from helm_gym.sim.simulator import Telemetry
-
-if TYPE_CHECKING:
-    from helm_gym.envs.vector_env import EmbKvVectorEnv
+from helm_gym.sim.simulator import Simulator, Telemetry
 
 FORMAT = 1
 
 
-def _made_for(env: EmbKvVectorEnv) -> dict[str, Any]:
+class Resumable(Protocol):
+    """The fields of a vector environment that decide what happens next, or must be equal."""
+
+    scenario: Scenario
+    reward_config: RewardConfig
+    clusters: int
+    control: str
+    observation: str
+    autoreset_mode: AutoresetMode
+    simulator: Simulator
+    _observer: Observer
+    _window: Telemetry | None
+    _shares: NDArray[np.float64]
+    _elapsed: NDArray[np.int64]
+    _ended: NDArray[np.bool_]
+    _generators: list[np.random.Generator | None]
+    _seeds: list[int | None]
+
+
+def _made_for(env: Resumable) -> dict[str, Any]:
     """What has to be equal in the environment that continues."""
     return {
         "format": FORMAT,
@@ -31,7 +51,7 @@ def _made_for(env: EmbKvVectorEnv) -> dict[str, Any]:
     }
 
 
-def get_state(env: EmbKvVectorEnv) -> dict[str, Any]:
+def get_state(env: Resumable) -> dict[str, Any]:
     """Copy what decides the future of ``env``."""
     window = env._window
     return {
@@ -49,7 +69,7 @@ def get_state(env: EmbKvVectorEnv) -> dict[str, Any]:
     }
 
 
-def set_state(env: EmbKvVectorEnv, state: Mapping[str, Any]) -> None:
+def set_state(env: Resumable, state: Mapping[str, Any]) -> None:
     """Continue from :func:`get_state`; a refused state changes nothing."""
     try:
         _refuse_foreign(_made_for(env), state["made_for"])

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from helm_gym.config import Scenario
+from helm_gym.config.scenario import Scenario
 from helm_gym.envs.action import Layout
 from helm_gym.errors import ConfigError, nearest
 from helm_gym.metrics import per

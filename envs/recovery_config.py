@@ -9,10 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from helm_gym.config_workload import assumed
+from helm_gym.config.quantity import (
+    Count,
+    Factor,
+    Fraction,
+    Frozen,
+    Quantity,
+    Seconds,
+    Weight,
+    within,
+)
+from helm_gym.config.workload import assumed
 from helm_gym.envs.observation import FAST_S
 from helm_gym.envs.recovery_machine import N_PARAMS, Param
-from helm_gym.quantity import Count, Factor, Fraction, Frozen, Quantity, Seconds, Weight, within
 
 Floats = NDArray[np.float64]
 STEP_S = 5.0  # of a decision, where nobody says otherwise

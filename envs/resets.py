@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from helm_gym.config import Scenario
+from helm_gym.config.scenario import Scenario
 from helm_gym.envs.action import Layout
 from helm_gym.errors import ConfigError, nearest
 from helm_gym.sim.layout import N_BINS, N_CLUSTER, N_NODE, Cluster, Node

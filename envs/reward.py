@@ -31,11 +31,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from helm_gym.config import Scenario
+from helm_gym.config.quantity import Frozen
+from helm_gym.config.scenario import Scenario
 from helm_gym.envs.action import Layout
 from helm_gym.errors import ConfigError, nearest
 from helm_gym.metrics import per
-from helm_gym.quantity import Frozen
 from helm_gym.sim.layout import Node
 from helm_gym.sim.simulator import Telemetry
 

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from helm_gym.config import Scenario
+from helm_gym.config.scenario import Scenario
 from helm_gym.envs.infos import single_info
 from helm_gym.envs.reward import RewardConfig
 from helm_gym.envs.vector_env import RENDERING, EmbKvVectorEnv, refuse

@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from helm_gym.config import Scenario
+from helm_gym.config.scenario import Scenario
 from helm_gym.envs import checkpoint, resets
 from helm_gym.envs.action import Layout, move
 from helm_gym.envs.infos import Values, final_infos, vector_infos

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from helm_gym.config import Scenario
+from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError
 from helm_gym.sim.compiled import inlined, kernel
 from helm_gym.sim.layout import N_BINS, N_CLUSTER, N_NODE, Cluster, Node

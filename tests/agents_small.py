@@ -12,7 +12,7 @@ from typing import Any
 
 from small import SMALL
 
-from helm_gym.agents.train import TrainConfig, TrainResult, resume, train
+from helm_gym.agents.training.train import TrainConfig, TrainResult, resume, train
 
 KILL_POINTS = ("rollout", "checkpoint")
 SETTINGS = {"clusters": 4, "n_steps": 8, "n_epochs": 2, "batch_size": 32, "action": "target"}
@@ -40,7 +40,7 @@ def train_small(run_dir: Any, **changes: Any) -> TrainResult:
 
 def kill_at(where: str) -> None:
     """Make this process kill itself, as kill -9 does, in a rollout or while it writes."""
-    from helm_gym.agents import checkpoints, monitor
+    from helm_gym.agents.training import checkpoints, monitor
 
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from helm_gym.baselines.bench_rows import COLUMNS, SERIES, write_rows
+from helm_gym.benchmark.rows import COLUMNS, SERIES, write_rows
 from helm_gym.metrics import METRICS
 from helm_gym.sim.layout import N_BINS
 from helm_gym.sim.stages import bin_edge

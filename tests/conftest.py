@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from helm_gym.config import Scenario
+from helm_gym.config.scenario import Scenario
 
 TINY: dict[str, Any] = {
     "name": "tiny",

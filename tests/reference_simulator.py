@@ -16,8 +16,8 @@ from functools import cache
 
 from reference_workload import MASK, Asked, Draws, Source, scramble
 
-from helm_gym.config import Scenario
-from helm_gym.config_workload import Trend
+from helm_gym.config.scenario import Scenario
+from helm_gym.config.workload import Trend
 from helm_gym.seeding import Stream
 from helm_gym.sim.layout import Node as Column
 from helm_gym.sim.lowering import Lowered

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from statistics import NormalDist
 from typing import NamedTuple
 
-from helm_gym.config import Scenario
-from helm_gym.config_workload import Burst
+from helm_gym.config.scenario import Scenario
+from helm_gym.config.workload import Burst
 from helm_gym.seeding import Stream
 from helm_gym.sim.lowering import Lowered
 

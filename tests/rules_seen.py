@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from helm_gym.baselines.signals import INDEX
 from helm_gym.envs.observation import FEATURES
+from helm_gym.envs.reading import INDEX
 
 CALM = {
     "emb_share": 0.5,

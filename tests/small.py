@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from helm_gym.config import Scenario
+from helm_gym.config.scenario import Scenario
 from helm_gym.seeding import streams_from_seed
 from helm_gym.sim.params import Params
 from helm_gym.sim.simulator import Simulator

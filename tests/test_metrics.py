@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helm_gym.config import Scenario
+from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError
 from helm_gym.metrics import METRICS, EpisodeMetrics, window_metrics
 from helm_gym.seeding import streams_from_seed

@@ -40,8 +40,8 @@ def adapt(
     """Compare a frozen base with what adapts it, on long streams that drift."""
     from rich.console import Console
 
-    from helm_gym.agents import adapt_study as room
     from helm_gym.files import write_text
+    from helm_gym.studies.adaptation import study as room
 
     scenarios = room.drifts(log or (), steps or room.STEPS, load)
     if drift:

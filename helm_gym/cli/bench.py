@@ -70,7 +70,7 @@ def bench(
     from rich.console import Console
 
     if splits:
-        from helm_gym.baselines.bench_splits import check_splits, split_table
+        from helm_gym.suites.splits import check_splits, split_table
 
         check_splits()
         Console().print(split_table())
@@ -78,9 +78,9 @@ def bench(
     if replay is not None:
         _replay(replay)
         return
-    from helm_gym.baselines import bench as room
-    from helm_gym.baselines import bench_hparams
-    from helm_gym.baselines.bench_plan import make_plan
+    from helm_gym.benchmark import hparams as bench_hparams
+    from helm_gym.benchmark import run as room
+    from helm_gym.benchmark.plan import make_plan
 
     if tensorboard:
         bench_hparams.check_installed()
@@ -117,8 +117,8 @@ def bench(
 
 
 def _replay(reference: str) -> None:
-    from helm_gym.baselines.bench_replay import find_row
-    from helm_gym.baselines.bench_replay import replay as again
+    from helm_gym.benchmark.replay import find_row
+    from helm_gym.benchmark.replay import replay as again
 
     result = again(find_row(reference))
     for line in result.lines():

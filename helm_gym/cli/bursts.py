@@ -30,11 +30,11 @@ def bursts(
     quiet: QuietOption = False,
 ) -> None:
     """Measure false alarms, detection delays, and what burst recovery does to policies."""
-    from helm_gym.baselines import burst_report as report
-    from helm_gym.baselines.burst_detection import run_study
-    from helm_gym.baselines.burst_effect import findings, run_effects
-    from helm_gym.baselines.burst_kept import Kept
-    from helm_gym.baselines.report import check_installed
+    from helm_gym.evaluation.report import check_installed
+    from helm_gym.studies.bursts import page as report
+    from helm_gym.studies.bursts.detection import run_study
+    from helm_gym.studies.bursts.effect import findings, run_effects
+    from helm_gym.studies.bursts.kept import Kept
 
     check_installed()
     kept = Kept(out)

@@ -27,8 +27,8 @@ def decision_speed(
     from rich.console import Console
     from rich.progress import track
 
-    from helm_gym.agents import decision_speed as room
-    from helm_gym.agents.helm_policy import load_base
+    from helm_gym.agents.layers.helm import load_base
+    from helm_gym.studies.speed import decisions as room
 
     timings = track(
         room.measure(load_base(base), nodes, calls, rounds),
@@ -44,7 +44,7 @@ def export(
     base: BaseOption = "released",
 ) -> None:
     """Write the base network as an ONNX graph: observations in, shares out."""
-    from helm_gym.agents.helm_policy import load_base
-    from helm_gym.agents.onnx_export import export as write
+    from helm_gym.agents.layers.helm import load_base
+    from helm_gym.agents.models.onnx import export as write
 
     typer.echo(f"graph: {write(load_base(base), out)}")

@@ -41,10 +41,10 @@ def hindsight(
     """Find the best schedule in hindsight, and how far policies are from it."""
     from rich.console import Console
 
-    from helm_gym.baselines import hindsight_metrics as room
-    from helm_gym.baselines import hindsight_report as report
-    from helm_gym.baselines.hindsight import FULL, QUICK
-    from helm_gym.baselines.tune import EVALUATION_SEEDS
+    from helm_gym.benchmark import hindsight as room
+    from helm_gym.benchmark import hindsight_report as report
+    from helm_gym.hindsight.search import FULL, QUICK
+    from helm_gym.suites.seeds import EVALUATION_SEEDS
 
     try:
         found = room.compare(

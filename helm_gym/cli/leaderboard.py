@@ -39,9 +39,9 @@ def leaderboard(
     reference: Annotated[str, typer.Option(help="Policy that scores refer to.")] = "static:best",
 ) -> None:
     """Rank the policies of a benchmark, with intervals; or check that a page is up to date."""
-    from helm_gym.baselines import leaderboard as room
-    from helm_gym.baselines.benchmark_rows import load_rows
-    from helm_gym.baselines.report import check_installed
+    from helm_gym.benchmark import leaderboard as room
+    from helm_gym.benchmark.arrange import load_rows
+    from helm_gym.evaluation.report import check_installed
 
     check_installed()
     if check:
@@ -51,7 +51,7 @@ def leaderboard(
     room.save(room.markdown(load_rows(rows), reference), out)
     typer.echo(f"leaderboard: {out}")
     if page is not None:
-        from helm_gym.baselines.benchmark_page import write_page
+        from helm_gym.benchmark.page.page import write_page
 
         typer.echo(f"page: {write_page(rows, page, reference, schedules)}")
 
@@ -74,8 +74,8 @@ def goodput(
     """Find the highest load at which each policy's P99 meets the SLO, seed by seed."""
     from rich.console import Console
 
-    from helm_gym.baselines import policy_capacity as room
-    from helm_gym.baselines.tune import EVALUATION_SEEDS
+    from helm_gym.benchmark import goodput as room
+    from helm_gym.suites.seeds import EVALUATION_SEEDS
 
     found = room.measure(
         load_scenario(scenario, settings),

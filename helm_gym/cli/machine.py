@@ -26,7 +26,7 @@ def speed(
     quiet: QuietOption = False,
 ) -> None:
     """Measure time and memory of this installation, beside known yardsticks."""
-    from helm_gym.baselines.speed import run_speed
+    from helm_gym.studies.speed.speed import run_speed
 
     run_speed(quick=quick, cold=cold, out=out, progress=not quiet)
 
@@ -35,7 +35,7 @@ def speed(
 @reported
 def warmup() -> None:
     """Compile all kernels now, so that no later run waits for it."""
-    from helm_gym.baselines.starts import warm_up
+    from helm_gym.runs.warmup import warm_up
 
     seconds, folder = warm_up()
     typer.echo(f"kernels are ready after {seconds:.1f} s, in {folder}")

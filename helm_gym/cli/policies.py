@@ -46,9 +46,9 @@ def evaluate(
     """Compare policies on the same held-out request streams."""
     from rich.console import Console
 
-    from helm_gym.baselines import evaluate as room
-    from helm_gym.baselines.tables import result_table, verdict
-    from helm_gym.baselines.tune import EVALUATION_SEEDS
+    from helm_gym.evaluation import evaluate as room
+    from helm_gym.evaluation.tables import result_table, verdict
+    from helm_gym.suites.seeds import EVALUATION_SEEDS
 
     if out is not None:
         room.check_rows_file(out)
@@ -166,7 +166,7 @@ def train(
 def _train_seeds(asked: Any, seeds: list[int], quiet: bool) -> None:
     from rich.console import Console
 
-    from helm_gym.agents import seeds as room
+    from helm_gym.agents.training import seeds as room
 
     missing = asked.model_copy(update={"overwrite": False})
     found = room.train_seeds(missing, seeds, progress=not quiet, only_missing=not asked.overwrite)
@@ -200,7 +200,7 @@ def curves(
     from helm_gym.files import write_text
 
     _training()
-    from helm_gym.agents import learning_curves as room
+    from helm_gym.agents.training import curves as room
 
     if out is not None and out.suffix != ".svg":
         raise ConfigError(f"--out {out}: curves are drawn as .svg; give the file that suffix")
@@ -213,7 +213,7 @@ def curves(
 
 
 def _spread(randomise: bool, spread: float | None) -> float | None:
-    from helm_gym.agents.randomise import SPREAD
+    from helm_gym.agents.training.capacity import SPREAD
 
     if spread is not None and not randomise:
         raise ConfigError(f"--spread {spread:g} is for --randomise; write both")
@@ -222,8 +222,8 @@ def _spread(randomise: bool, spread: float | None) -> float | None:
 
 def _train_config(file: Path | None, given: dict[str, Any], pairs: dict[str, Any]) -> Any:
     """A TrainConfig of what a file says and, before that, what options say."""
-    from helm_gym.agents.run_folder import TrainConfig
-    from helm_gym.safe_yaml import read_yaml
+    from helm_gym.agents.training.plan import TrainConfig
+    from helm_gym.config.safe_yaml import read_yaml
 
     asked: dict[str, Any] = {}
     if file is not None:
@@ -242,7 +242,7 @@ def _train_config(file: Path | None, given: dict[str, Any], pairs: dict[str, Any
 
 def _training() -> Any:
     try:
-        from helm_gym.agents import train as room
+        from helm_gym.agents.training import train as room
     except ModuleNotFoundError as error:
         raise ConfigError(f"training needs {error.name}: pip install 'helm-gym[train]'") from None
     return room
@@ -250,7 +250,7 @@ def _training() -> Any:
 
 def _split(pairs: dict[str, Any], algorithm: str = "ppo") -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings of an algorithm, which are plain names, and paths into the scenario."""
-    from helm_gym.agents.hyperparameters import settings_class
+    from helm_gym.agents.training.hyperparameters import settings_class
 
     known = settings_class(algorithm).model_fields
     learning = {name: value for name, value in pairs.items() if name in known}
@@ -266,11 +266,12 @@ def release(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to; ends in .safetensors.")],
 ) -> None:
     """Write a run's model, or the best seed's, as weights and a card to be given away."""
-    from helm_gym.agents import released
+    from helm_gym.agents.models.released import SUFFIX
+    from helm_gym.agents.training.release import release as write
 
-    if out.suffix != released.SUFFIX:
-        raise ConfigError(f"{out}: a released model ends in {released.SUFFIX}")
-    typer.echo(f"model: {released.release(run, out)}, card: {out.with_suffix('.json')}")
+    if out.suffix != SUFFIX:
+        raise ConfigError(f"{out}: a released model ends in {SUFFIX}")
+    typer.echo(f"model: {write(run, out)}, card: {out.with_suffix('.json')}")
 
 
 @app.command()
@@ -286,6 +287,6 @@ def demo(
     quiet: QuietOption = False,
 ) -> None:
     """Train PPO, compare it with the baselines, and write a report."""
-    from helm_gym.baselines.demo import run_demo
+    from helm_gym.evaluation.demo import run_demo
 
     run_demo(out, quick=quick, scenario=scenario, seed=seed, threads=threads, progress=not quiet)

@@ -22,9 +22,9 @@ def refill(
     from rich.console import Console
     from rich.progress import Progress
 
-    from helm_gym.baselines import refill as room
-    from helm_gym.baselines import refill_report as report
     from helm_gym.files import write_text
+    from helm_gym.studies.refill import page as report
+    from helm_gym.studies.refill import plan as room
 
     with Progress(console=Console(stderr=True), disable=quiet, transient=True) as bar:
         task = bar.add_task("refill", total=room.cases(quick))

@@ -11,7 +11,7 @@ from helm_gym.cli.shared import QuietOption, app, cores, reported
 from helm_gym.errors import ConfigError
 
 if TYPE_CHECKING:
-    from helm_gym.baselines.controller_plan import System
+    from helm_gym.studies.results.plan import System
 
 
 @app.command()
@@ -56,9 +56,9 @@ def results(
     quiet: QuietOption = False,
 ) -> None:
     """Run the controller, its parts and its opponents; write which targets are missed and met."""
-    from helm_gym.baselines import controller_plan as plan
-    from helm_gym.baselines import controller_results as room
-    from helm_gym.baselines.report import check_installed
+    from helm_gym.evaluation.report import check_installed
+    from helm_gym.studies.results import page as room
+    from helm_gym.studies.results import plan
 
     check_installed()
     router = plan.known_router(scheduler or plan.SCHEDULER)
@@ -97,8 +97,8 @@ def _run(
     quiet: bool,
 ) -> Path:
     """Run what is missing; the file of rows."""
-    from helm_gym.baselines import controller_plan as plan
-    from helm_gym.baselines.bench import run_bench
+    from helm_gym.benchmark.run import run_bench
+    from helm_gym.studies.results import plan
 
     n_seeds = seeds or (plan.QUICK_SEEDS if quick else plan.SEEDS)
     planned = plan.make_jobs(those, n_seeds, quick=quick, steps=steps)

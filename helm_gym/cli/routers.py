@@ -47,8 +47,8 @@ def routers(
     """Compare routers on the same requests and shares, with live and with stale signals."""
     from rich.console import Console
 
-    from helm_gym.baselines import routers as room
-    from helm_gym.baselines import routers_report as report
+    from helm_gym.studies.routers import page as report
+    from helm_gym.studies.routers import plan as room
 
     folder = out or Path("runs/routers-quick" if quick else "runs/routers")
     try:

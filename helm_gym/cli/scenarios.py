@@ -27,7 +27,7 @@ app.add_typer(profile_app, name="profile")
 @reported
 def scenario_list() -> None:
     """Name the shipped scenarios."""
-    from helm_gym.config import Scenario
+    from helm_gym.config.scenario import Scenario
 
     names = Scenario.names()
     width = max(map(len, names)) + 2
@@ -71,8 +71,8 @@ def capacity(
     """Measure the load that each static share carries within the SLO."""
     from rich.console import Console
 
-    from helm_gym.baselines import capacity as room
     from helm_gym.baselines.static import share_grid
+    from helm_gym.suites import capacity as room
 
     loaded = load_scenario(scenario, settings)
     shares = share_grid(loaded.episode.share_min, loaded.episode.share_max, step)
@@ -135,8 +135,8 @@ def profile_generate(
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
 ) -> None:
     """Draw a log of interactions from a workload profile."""
-    from helm_gym.config_workload import PROFILES, Profile
-    from helm_gym.quantity import load_preset
+    from helm_gym.config.quantity import load_preset
+    from helm_gym.config.workload import PROFILES, Profile
     from helm_gym.workload.generate import generate_log, write_log
 
     loaded = load_preset(Profile, profile, PROFILES, "profile")

@@ -13,7 +13,7 @@ from helm_gym._version import __version__
 from helm_gym.errors import ConfigError, HelmGymError
 
 if TYPE_CHECKING:
-    from helm_gym.config import Scenario
+    from helm_gym.config.scenario import Scenario
 
 CommandT = TypeVar("CommandT", bound=Callable[..., None])
 FAILED, INTERRUPTED = 2, 130
@@ -77,7 +77,7 @@ def _root(
 
 def parse_pairs(settings: Sequence[str] | None) -> dict[str, Any]:
     """``["a.b=1"]`` as ``{"a.b": 1}``; values are YAML, so numbers, true and lists work."""
-    from helm_gym.safe_yaml import parse_setting
+    from helm_gym.config.safe_yaml import parse_setting
 
     found = {}
     for setting in settings or ():
@@ -90,7 +90,7 @@ def parse_pairs(settings: Sequence[str] | None) -> dict[str, Any]:
 
 def load_scenario(name: str, settings: Sequence[str] | None) -> Scenario:
     """Load a scenario and apply ``--set`` options to it."""
-    from helm_gym.config import Scenario
+    from helm_gym.config.scenario import Scenario
 
     return Scenario.load(name).replace(parse_pairs(settings))
 

@@ -49,8 +49,8 @@ def sensitivity(
     """Move every assumed number over its range: what happens to shares, P99 and rankings."""
     from rich.console import Console
 
-    from helm_gym.baselines import sensitivity as room
-    from helm_gym.baselines import sensitivity_report as report
+    from helm_gym.studies.sensitivity import page as report
+    from helm_gym.studies.sensitivity import run as room
 
     study = room.run_sensitivity(
         load_scenario(scenario, settings),
@@ -100,7 +100,7 @@ def fidelity(
 
     from rich.console import Console
 
-    from helm_gym.baselines.report import check_installed
+    from helm_gym.evaluation.report import check_installed
     from helm_gym.fidelity import card, page
     from helm_gym.fidelity.finding import Effort
 
@@ -132,11 +132,11 @@ def atlas(
     quiet: QuietOption = False,
 ) -> None:
     """Map the best static share over workloads, and what a single share loses."""
-    from helm_gym.baselines import atlas as room
-    from helm_gym.baselines import atlas_report as report
-    from helm_gym.baselines.atlas_fit import pairs
-    from helm_gym.baselines.atlas_points import parse_at
-    from helm_gym.baselines.report import check_installed
+    from helm_gym.evaluation.report import check_installed
+    from helm_gym.studies.atlas import page as report
+    from helm_gym.studies.atlas import run as room
+    from helm_gym.studies.atlas.points import parse_at
+    from helm_gym.studies.atlas.rule import pairs
 
     if at is not None:
         for line in report.answer(room.load(out), parse_at(at)):
@@ -174,8 +174,8 @@ def suite_show(
     """Measure P99 by static share in every cell: do the motivating facts hold?"""
     from rich.console import Console
 
-    from helm_gym.baselines import suite_report as room
-    from helm_gym.baselines.suite import LOADS
+    from helm_gym.studies.suite import page as room
+    from helm_gym.suites.paper import LOADS
 
     shown = room.show(loads=load or LOADS, jobs=cores(jobs))
     Console().print(room.table(shown))
@@ -195,7 +195,8 @@ def suite_freeze(
     jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes.")] = None,
 ) -> None:
     """Choose the sizes, measure the capacities and write the nine scenario files."""
-    from helm_gym.baselines import heldout, suite
+    from helm_gym.suites import heldout
+    from helm_gym.suites import paper as suite
 
     written = (
         heldout.freeze(folder, jobs=cores(jobs))

@@ -10,10 +10,9 @@ import hashlib
 import importlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, fields
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +20,16 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-import helm_gym
-from helm_gym import baselines
 from helm_gym.errors import ConfigError, nearest
 from helm_gym.fidelity.finding import Effort, Finding, Skipped
 from helm_gym.files import write_text
 from helm_gym.processes import worker_pool
+from helm_gym.provenance import code_digest, presets_digest, versions
 
 ROOMS = ("kernels", "links", "emb", "kv", "queues", "workload", "replays")
 """Modules of this package that have ``checks``, in the order of the card."""
 SLOWEST_FIRST = ("kernels", "workload", "emb", "queues", "replays", "links", "kv")
 DEPENDENCIES = ("numpy", "scipy", "numba", "libcachesim")
-NOT_RUN = ("cli", "agents", "envs")  # packages that no room uses
 DATA = ("calibration", "traces")
 KEPT = "stopped; finished rooms are kept in {}, and the same command goes on from there"
 
@@ -87,11 +84,11 @@ def run(
         )
     kept = out / "rooms"
     kept.mkdir(parents=True, exist_ok=True)
-    digest = _digest(effort)
+    digests = {room: _digest(room, effort) for room in rooms}
     missing = [
         room
         for room in sorted(rooms, key=SLOWEST_FIRST.index)
-        if _load(kept / f"{room}.json", digest) is None
+        if _load(kept / f"{room}.json", digests[room]) is None
     ]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     try:
@@ -99,11 +96,11 @@ def run(
             *columns, TimeElapsedColumn(), console=Console(stderr=True), disable=not progress
         ) as bar:
             task = bar.add_task("rooms", total=len(rooms), completed=len(rooms) - len(missing))
-            for room in _each(missing, effort, kept, digest, processes):
+            for room in _each(missing, effort, kept, digests, processes):
                 bar.update(task, advance=1, description=f"{room} is done")
     except KeyboardInterrupt:
         raise KeyboardInterrupt(KEPT.format(out)) from None
-    found = {room: _load(kept / f"{room}.json", digest) or [] for room in rooms}
+    found = {room: _load(kept / f"{room}.json", digests[room]) or [] for room in rooms}
     return Results(found, effort)
 
 
@@ -116,14 +113,14 @@ def _chosen(only: Sequence[str]) -> tuple[str, ...]:
 
 
 def _each(
-    rooms: Sequence[str], effort: Effort, kept: Path, digest: str, processes: int
+    rooms: Sequence[str], effort: Effort, kept: Path, digests: Mapping[str, str], processes: int
 ) -> Iterator[str]:
     """Run rooms, several at a time, and yield each when it is done."""
     if min(processes, len(rooms)) < 2:
-        yield from (_run_room(room, effort, kept, digest) for room in rooms)
+        yield from (_run_room(room, effort, kept, digests[room]) for room in rooms)
         return
     with worker_pool(min(processes, len(rooms))) as pool:
-        jobs = [pool.submit(_run_room, room, effort, kept, digest) for room in rooms]
+        jobs = [pool.submit(_run_room, room, effort, kept, digests[room]) for room in rooms]
         for job in as_completed(jobs):
             yield job.result()
 
@@ -165,30 +162,12 @@ def _row(item: dict[str, Any]) -> Row:
 # -- what findings depend on -------------------------------------------------------------------
 
 
-def _digest(effort: Effort) -> str:
-    """Changes whenever the code, what it stands on, the data or the effort does."""
+def _digest(room: str, effort: Effort) -> str:
+    """Changes whenever the code of a room, presets, the data or the effort does."""
     digest = hashlib.sha256(f"{effort.quick} {effort.seed} {sys.version_info[:2]}".encode())
-    for name in DEPENDENCIES:
-        digest.update(f"{name} {_version(name)}".encode())
-    for path in _sources():
-        digest.update(path.name.encode() + path.read_bytes())
+    about = [code_digest(f"{__package__}.{room}"), presets_digest(), versions(*DEPENDENCIES)]
+    digest.update(json.dumps(about).encode())
     given = [] if effort.data is None else [effort.data / folder for folder in DATA]
     for path in sorted(path for folder in given for path in folder.glob("*") if path.is_file()):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "absent"
-
-
-def _sources() -> list[Path]:
-    """Everything that a room may run: modules and presets, but not the page."""
-    root, beside = Path(helm_gym.__file__).parent, Path(baselines.__file__).parent
-    own = [path for ending in ("py", "yaml") for path in root.rglob(f"*.{ending}")]
-    used = [path for path in own if path.relative_to(root).parts[0] not in NOT_RUN]
-    pages = {"card.py", "never.py", "page.py", "figures.py"}
-    return sorted({p for p in (*used, *beside.glob("*.py")) if p.name not in pages})

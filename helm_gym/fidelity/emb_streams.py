@@ -15,9 +15,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from helm_gym.config_workload import PROFILES, Profile
+from helm_gym.config.quantity import load_preset
+from helm_gym.config.workload import PROFILES, Profile
 from helm_gym.fidelity.finding import Effort, Skipped
-from helm_gym.quantity import load_preset
 from helm_gym.workload.logs import read_interactions
 
 Rows = NDArray[np.int64]

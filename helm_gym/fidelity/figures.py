@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from helm_gym.baselines.plots import BETWEEN, FIRST, LAST
-from helm_gym.baselines.plots import as_svg as svg
+from helm_gym.pages.plots import BETWEEN, FIRST, LAST
+from helm_gym.pages.plots import as_svg as svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

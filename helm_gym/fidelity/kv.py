@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from helm_gym.config import Scenario
-from helm_gym.config_workload import PROFILES, Profile
+from helm_gym.config.quantity import load_preset
+from helm_gym.config.scenario import Scenario
+from helm_gym.config.workload import PROFILES, Profile
 from helm_gym.fidelity.emb_streams import HASH_BITS, installed, write_trace
 from helm_gym.fidelity.finding import Effort, Finding, Skipped
-from helm_gym.quantity import load_preset
 from helm_gym.seeding import streams_from_seed
 from helm_gym.sim import kv_cache
 from helm_gym.sim.compiled import kernel

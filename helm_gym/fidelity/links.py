@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from helm_gym.config.quantity import load_preset
 from helm_gym.errors import ConfigError
 from helm_gym.fidelity.finding import Effort, Finding, Skipped
 from helm_gym.hardware.form import MEASURED, predict
 from helm_gym.hardware.link import REPORTED, Transfer, bulk_path, fit_link, miss_path
 from helm_gym.hardware.presets import FOLDER, Host
-from helm_gym.quantity import load_preset
 from helm_gym.units import MS, US
 
 Table = dict[str, NDArray[Any]]

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helm_gym._version import __version__
-from helm_gym.baselines.report import check_installed
-from helm_gym.config import SCENARIOS, Scenario
+from helm_gym.config.quantity import Quantity
+from helm_gym.config.scenario import SCENARIOS, Scenario
+from helm_gym.evaluation.report import check_installed
 from helm_gym.fidelity.card import Results
 from helm_gym.fidelity.finding import Finding
 from helm_gym.fidelity.never import NEVER
 from helm_gym.files import write_text
-from helm_gym.quantity import Quantity
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,7 +63,7 @@ def _render(template: str, data: dict[str, Any], escape: bool = True) -> str:
         autoescape=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     page.filters["cell"] = lambda text: re.sub(r"\s+", " ", str(text)).replace("|", "\\|")
-    source = resources.files("helm_gym.fidelity").joinpath("templates", template)
+    source = resources.files("helm_gym.pages").joinpath("templates", template)
     return page.from_string(source.read_text("utf-8")).render(data).rstrip() + "\n"
 
 

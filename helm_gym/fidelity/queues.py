@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.signal import residue
 
-from helm_gym.config import Scenario
+from helm_gym.config.scenario import Scenario
 from helm_gym.fidelity.finding import Effort, Finding
 from helm_gym.seeding import streams_from_seed
 from helm_gym.sim.params import Cost

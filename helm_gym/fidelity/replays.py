@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from helm_gym.config import Scenario
-from helm_gym.config_workload import PROFILES, Profile
+from helm_gym.config.quantity import Quantity, load_preset
+from helm_gym.config.scenario import Scenario
+from helm_gym.config.workload import PROFILES, Profile
 from helm_gym.fidelity.finding import Effort, Finding, Skipped
 from helm_gym.fidelity.workload import (
     CATALOGUE,
@@ -26,7 +27,6 @@ from helm_gym.fidelity.workload import (
     steady_scenario,
 )
 from helm_gym.metrics import EpisodeMetrics
-from helm_gym.quantity import Quantity, load_preset
 from helm_gym.seeding import streams_from_seed
 from helm_gym.sim.simulator import Simulator
 from helm_gym.workload.fit import fit_profile

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from helm_gym.config import Scenario
-from helm_gym.config_workload import PROFILES, Profile
+from helm_gym.config.quantity import load_preset, walk
+from helm_gym.config.scenario import Scenario
+from helm_gym.config.workload import PROFILES, Profile
 from helm_gym.fidelity.finding import Effort, Finding, Skipped
 from helm_gym.fidelity.streams import (
     CACHE_SIZES,
@@ -29,7 +30,6 @@ from helm_gym.fidelity.streams import (
     figures,
     top_mass,
 )
-from helm_gym.quantity import load_preset, walk
 from helm_gym.seeding import streams_from_seed
 from helm_gym.sim.simulator import Simulator
 from helm_gym.workload.fit import fit_profile

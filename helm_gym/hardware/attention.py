@@ -17,9 +17,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from helm_gym.config.quantity import Coefficient, Processors, Quantity, Rate
 from helm_gym.hardware.form import MEASURED, Array, Calibrated, Columns, ranges_of
 from helm_gym.hardware.relative_fit import Fitted, fit_relative, quantities
-from helm_gym.quantity import Coefficient, Processors, Quantity, Rate
 from helm_gym.units import GBPS, NS, TFLOPS, US
 
 HEAD_DIM = 128.0

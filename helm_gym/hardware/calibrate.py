@@ -11,6 +11,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from helm_gym.config.quantity import Quantity
+from helm_gym.config.safe_yaml import read_yaml
 from helm_gym.errors import ConfigError, nearest
 from helm_gym.files import write_text
 from helm_gym.hardware.attention import Incremental, Prefill, fit_incremental, fit_prefill
@@ -20,8 +22,6 @@ from helm_gym.hardware.gemm import fit_gemm
 from helm_gym.hardware.hstu_block import HstuBlock, Peak, fit_hstu_block, hstu_factor, scaled
 from helm_gym.hardware.link import Transfer, fit_link, measured_host
 from helm_gym.hardware.measurements import KINDS, Kind, Measurements, read_measurements
-from helm_gym.quantity import Quantity
-from helm_gym.safe_yaml import read_yaml
 
 if TYPE_CHECKING:
     from rich.table import Table

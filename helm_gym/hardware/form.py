@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import model_validator
 
-from helm_gym.quantity import Frozen, within
+from helm_gym.config.quantity import Frozen, within
 
 Array = NDArray[np.float64]
 Columns = Mapping[str, NDArray[Any]]

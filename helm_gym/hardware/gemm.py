@@ -26,9 +26,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from helm_gym.config.quantity import Coefficient, Processors, Quantity, Rate
 from helm_gym.hardware.form import MEASURED, Array, Calibrated, Columns, ranges_of
 from helm_gym.hardware.relative_fit import fit_relative, quantities
-from helm_gym.quantity import Coefficient, Processors, Quantity, Rate
 from helm_gym.units import GBPS, TFLOPS, US
 
 TILES = ((64, 64), (64, 128), (128, 64), (128, 128), (64, 256), (256, 64), (128, 256), (256, 128))

@@ -16,10 +16,10 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from helm_gym.config.quantity import Positive, Quantity
 from helm_gym.hardware.attention import Incremental, Prefill
 from helm_gym.hardware.form import MEASURED, Array, Calibrated, Columns, ranges_of
 from helm_gym.hardware.relative_fit import fit_relative, quantities
-from helm_gym.quantity import Positive, Quantity
 from helm_gym.units import TFLOPS, US
 
 # Row tiles of 128 fit better than 64; since a path of 128 rows would beat a multiprocessor's peak

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import least_squares
 
+from helm_gym.config.quantity import Coefficient, Frozen, Quantity, Rate
 from helm_gym.errors import ConfigError
 from helm_gym.hardware.form import MEASURED, Calibrated, Columns, ranges_of
 from helm_gym.hardware.presets import Host
-from helm_gym.quantity import Coefficient, Frozen, Quantity, Rate
 from helm_gym.units import GBPS, US
 
 Array = NDArray[np.float64]

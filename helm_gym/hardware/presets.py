@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from helm_gym.hardware.attention import Incremental, Prefill
-from helm_gym.hardware.gemm import Gemm
-from helm_gym.quantity import (
+from helm_gym.config.quantity import (
     Coefficient,
     Factor,
     Frozen,
@@ -17,6 +15,8 @@ from helm_gym.quantity import (
     Tokens,
     within,
 )
+from helm_gym.hardware.attention import Incremental, Prefill
+from helm_gym.hardware.gemm import Gemm
 
 FOLDER = Path(__file__).parent
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import least_squares
 
+from helm_gym.config.quantity import Quantity
 from helm_gym.hardware.form import Array
-from helm_gym.quantity import Quantity
 
 LOSS_SCALE = 0.05  # relative errors above this count linearly in the fit, not squared
 REACH = 1000.0  # a coefficient that the data do not show stays within this factor of its start

@@ -1,82 +1,69 @@
 """The one decorator for kernels, and where their machine code is cached.
 
-Numba does not notice that a callee in another file changed, so the cache folder carries a digest of
-every kernel source that others call: an edit anywhere compiles everything anew.
+Numba does not notice that a callee in another file changed, or a constant that a kernel takes in.
+So each module's cache folder carries the digest of all code that the module imports: an edit of any
+of it compiles the module's kernels anew, and rewording a comment does not.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
-import platformdirs
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
 from numba.core.registry import CPUDispatcher
 from numba.core.typed_passes import NativeLowering
 
+from helm_gym.provenance import cache_folder, code_digest, remember_sources
+
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 settings: Any = numba.config  # its options are set at import and invisible to type checkers
 Lowering: Any = NativeLowering  # numba's own classes have no types
 Passes: Any = DefaultPassBuilder
+register: Any = register_pass
 _make_function: Any = importlib.import_module("numba._dynfunc").make_function
 
 
-CALLED = {
-    "envs": ("recovery_machine.py", "observation.py"),
-    "agents": ("residual_net.py", "decision_kernels.py", "telemetry.py"),
-}
-"""Files outside this folder whose kernels or constants kernels of other files take in."""
-
-
-def _sources() -> Iterator[Path]:
-    yield from sorted(Path(__file__).parent.glob("*.py"))
-    yield Path(__file__).parents[1] / "config.py"  # RouterId
-    for package, names in CALLED.items():
-        found = importlib.util.find_spec(f"helm_gym.{package}")  # finds it without importing it
-        for folder in (found.submodule_search_locations or ()) if found else ():
-            yield from (path for name in names if (path := Path(folder, name)).is_file())
-
-
-def _cache_folder() -> Path:
-    digest = hashlib.sha256(numba.__version__.encode())
-    for path in _sources():
-        digest.update(path.read_bytes())
-    root = os.environ.get("NUMBA_CACHE_DIR") or platformdirs.user_cache_dir("helm-gym")
-    checked = "-bounds" if settings.BOUNDSCHECK else ""  # numba's own key leaves it out
-    return Path(root) / f"kernels-{digest.hexdigest()[:16]}{checked}"
-
-
-CACHE_FOLDER = _cache_folder()
 LARGEST = "kernel.step-*.nbi"  # what the cache has where the kernels have been compiled before
 SAID = "HELM_GYM_COMPILES"  # set where this process, or the one that started it, has said so
 _outlined: set[Any] = set()  # functions that callers do not take in
 
 
+def kernel_folder(module: str) -> Path:
+    """Folder of the machine code of a module's kernels."""
+    checked = "with bounds checks" if settings.BOUNDSCHECK else ""  # numba's key leaves it out
+    about = f"{numba.__version__} {code_digest(module)}{checked}"
+    remember_sources()
+    return (
+        cache_folder() / "kernels" / f"{module}-{hashlib.sha256(about.encode()).hexdigest()[:16]}"
+    )
+
+
 def _say_that_it_compiles() -> None:
     """Tell the user once, also of many processes, why the first run seems to hang."""
-    if os.environ.get(SAID) or any(CACHE_FOLDER.rglob(LARGEST)):
+    folder = kernel_folder("helm_gym.sim.kernel")
+    if os.environ.get(SAID) or any(folder.rglob(LARGEST)):
         return
     os.environ[SAID] = "1"  # processes that this one starts inherit it
     if parent_process() is not None:  # of the workers of one parent the first one speaks
         try:
-            CACHE_FOLDER.mkdir(parents=True, exist_ok=True)
-            (CACHE_FOLDER / f"said-to-{os.getppid()}").touch(exist_ok=False)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"said-to-{os.getppid()}").touch(exist_ok=False)
         except OSError:
             return
     print(
         "helm-gym: compiling the simulator for this machine, once, for some 20 to 60 s; "
-        f"it is kept in {CACHE_FOLDER}",
+        f"it is kept in {cache_folder()}",
         file=sys.stderr,
         flush=True,
     )
@@ -104,7 +91,7 @@ class _Unfinished(JITCodeLibrary):
         self._finalized = True
 
 
-@register_pass(mutates_CFG=True, analysis_only=False)
+@register(mutates_CFG=True, analysis_only=False)
 class _LowerForCallers(NativeLowering):
     """Lower a kernel to LLVM code that callers take in."""
 
@@ -174,7 +161,7 @@ def _compile(function: FunctionT, **options: bool) -> FunctionT:
     # cheaper: every call that takes the state would touch some fifty counters atomically.
     options |= {"nogil": True, "_nrt": False, "no_cfunc_wrapper": True}
     jit: Any = partial(numba.njit, error_model="numpy", **options)  # its stub does not know _nrt
-    before, settings.CACHE_DIR = settings.CACHE_DIR, str(CACHE_FOLDER)
+    before, settings.CACHE_DIR = settings.CACHE_DIR, str(kernel_folder(function.__module__))
     try:
         entry = jit(cache=True, pipeline_class=_ForPython)(function)
     finally:
@@ -185,7 +172,7 @@ def _compile(function: FunctionT, **options: bool) -> FunctionT:
 
 
 def kernel(function: FunctionT) -> FunctionT:
-    """Compile ``function`` without the GIL, cached on disk under :data:`CACHE_FOLDER`."""
+    """Compile ``function`` without the GIL, cached on disk in :func:`kernel_folder`."""
     return _compile(function)
 
 

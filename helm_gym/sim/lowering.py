@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from helm_gym.config import KV_ROUTERS, RouterId, Scenario
-from helm_gym.config_workload import Burst, Gap, LogNormal, Surface, Trend
+from helm_gym.config.quantity import Quantity
+from helm_gym.config.routers import KV_ROUTERS, RouterId
+from helm_gym.config.scenario import Scenario
+from helm_gym.config.workload import Burst, Gap, LogNormal, Surface, Trend
 from helm_gym.errors import ConfigError
-from helm_gym.quantity import Quantity
 from helm_gym.seeding import N_STREAMS
 from helm_gym.sim.layout import USER, Array, Sizes, buffer_bytes
 from helm_gym.sim.params import Cache, Cost, Params, Routing, Source
@@ -22,6 +23,7 @@ from helm_gym.units import GB, GBPS, MB, MS, US
 from helm_gym.workload.popularity import group_weights, readout_weights
 from helm_gym.workload.regimes import Schedule, build_schedule
 from helm_gym.workload.replay import ReplayLog, load_replay
+from helm_gym.workload.session_laws import mean_gap, mean_length
 
 NO_BURST = Burst(amplitude=Quantity(value=1.0))
 ENTRY_MARGIN = 3.0  # KV entries over what the pool holds at the mean history length
@@ -236,20 +238,6 @@ def median_history(scenario: Scenario) -> float:
     """Median history in tokens, within what the profile draws and the model takes."""
     law, longest = scenario.workload.profile.history, scenario.hardware.model.max_history.value
     return min(max(math.exp(law.log_mean.value), law.shortest.value), longest)
-
-
-def mean_length(law: LogNormal) -> float:
-    """Mean of a lognormal rounded up, by summing its tail."""
-    k = np.arange(1, 20_000)
-    tail = 1.0 - ndtr((np.log(k) - law.log_mean.value) / law.log_sigma.value)
-    return float(1.0 + tail.sum())
-
-
-def mean_gap(law: Gap, scale: float) -> float:
-    """Mean of a lognormal cut at ``cut_s``, scaled (s)."""
-    mu, sigma = law.log_mean.value, law.log_sigma.value
-    cut = (math.log(law.cut_s.value) - mu) / sigma
-    return float(scale * math.exp(mu + sigma**2 / 2) * ndtr(cut - sigma) / ndtr(cut))
 
 
 def _laws(scenario: Scenario, surface: Surface) -> tuple[Gap, LogNormal]:

@@ -1,6 +1,6 @@
 """Routers: every one is a kernel with the same interface, chosen by ``Routing.router``.
 
-To add a router, append it to ``config.RouterId``, write a kernel here and a line in
+To add a router, append it to ``config.routers.RouterId``, write a kernel here and a line in
 :func:`choose`. What a router may know of a request is in :class:`Request`, what it may know of the
 nodes in :class:`~helm_gym.sim.layout.Signals`: the live state, or what the nodes last reported.
 """
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from helm_gym.config import RouterId
+from helm_gym.config.routers import RouterId
 from helm_gym.sim.compiled import inlined, kernel
 from helm_gym.sim.emb_cache import ROUNDING
 from helm_gym.sim.intrinsics import lowest_bit

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from helm_gym.config import Scenario
+from helm_gym.config.scenario import Scenario
 from helm_gym.errors import CalibrationWarning, ConfigError, SimulationError
 from helm_gym.seeding import streams_from_seed
 from helm_gym.sim import kernel

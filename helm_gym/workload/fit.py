@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erfinv
 
-from helm_gym.config_workload import PROFILES, Profile
+from helm_gym.config.quantity import load_preset
+from helm_gym.config.workload import PROFILES, Profile
 from helm_gym.errors import ConfigError
-from helm_gym.quantity import load_preset
 from helm_gym.workload import fit_laws, item_laws
 from helm_gym.workload.fit_laws import Estimate
 from helm_gym.workload.fit_report import DAY_S, Draft, Finding, FittedProfile

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import yaml
 from rich.table import Table
 
-from helm_gym.config_workload import Profile
-from helm_gym.quantity import walk
+from helm_gym.config.quantity import walk
+from helm_gym.config.workload import Profile
 from helm_gym.workload.fit_laws import Estimate
 
 DAY_S = 86_400.0

@@ -21,13 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from helm_gym.config_workload import Burst, Gap, LogNormal, Popularity, Profile
+from helm_gym.config.quantity import Quantity
+from helm_gym.config.workload import Burst, Gap, LogNormal, Popularity, Profile
 from helm_gym.errors import ConfigError
 from helm_gym.files import replacing
-from helm_gym.quantity import Quantity
 from helm_gym.workload.logs import InteractionLog
 from helm_gym.workload.popularity import group_weights, shard_mass
 from helm_gym.workload.returns import DAY_S, draw_returns, hour_tilt, return_laws
+from helm_gym.workload.session_laws import mean_gap, mean_length
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -121,8 +122,6 @@ def _draw_sessions(
     profile: Profile, users: int, begin: float, end: float, rng: np.random.Generator
 ) -> _Sessions:
     """All events of all users in [begin, end): every user's sessions, one after the other."""
-    from helm_gym.sim.lowering import mean_gap, mean_length
-
     gap, length = profile.gap, profile.session_length
     cut = gap.cut_s.value + 1.0  # beyond it even on a clock of whole seconds
     pace = mean_gap(gap, 1.0)

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from helm_gym.config_workload import Burst, Popularity
+from helm_gym.config.workload import Burst, Popularity
 from helm_gym.errors import ConfigError
 
 HOTTEST = 20  # shards that HELM's score looks at

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from helm_gym.config_workload import Burst, Phases, Steady, Trend, Workload
+from helm_gym.config.workload import Burst, Phases, Steady, Trend, Workload
 from helm_gym.errors import ConfigError
 
 Floats = NDArray[np.float64]

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from helm_gym.config import Scenario
-from helm_gym.config_workload import Burst, Replay
+from helm_gym.config.scenario import Scenario
+from helm_gym.config.workload import Burst, Replay
 from helm_gym.errors import ConfigError, LogError
 from helm_gym.workload.logs import InteractionLog, read_arrivals, read_interactions
 from helm_gym.workload.overlay import overlay
+from helm_gym.workload.regimes import build_schedule
+from helm_gym.workload.session_laws import mean_length
 
 Floats = NDArray[np.float64]
 
@@ -157,10 +159,6 @@ def _target_rps(scenario: Scenario) -> float:
 
 def _requests_per_session(scenario: Scenario) -> float:
     """Mean length of the generator's sessions, over the surface mixes of the regime."""
-    # Imported here because lowering imports this module.
-    from helm_gym.sim.lowering import mean_length
-    from helm_gym.workload.regimes import build_schedule
-
     workload = scenario.workload
     schedule = build_schedule(workload, np.random.default_rng(scenario.structure_seed))
     lengths = [

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 from scipy.special import log_ndtr, ndtr, ndtri
 
-from helm_gym.config_workload import Profile
+from helm_gym.config.workload import Profile
 
 Floats = NDArray[np.float64]
 

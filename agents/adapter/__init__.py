@@ -1,0 +1,1 @@
+"""The residual that is learned online."""

@@ -1,0 +1,1 @@
+"""The deployed controller: telemetry in, shares out."""

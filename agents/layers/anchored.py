@@ -1,0 +1,119 @@
+"""A policy that is tied to a planned share: the spec ``anchored(at=0.35,follow=0.5):BASE``.
+
+Offline capacity planning says which share suits a site; a policy that was trained elsewhere says
+which way to move now. What is put into force lies between the two:
+
+    share = at + follow * (share of the base - at)
+
+Of a base that names shares, ``follow`` is the part of its deviation from the plan that is
+believed. A base that moves the share in force, as ``ppo:released`` does, is blended in the same
+way, and then the share comes home: without a further move, ``follow`` of the deviation is left at
+the next decision. A base that asks for the same move for ever ends follow / (1 - follow) such moves
+from the plan (one at 0.5, three at 0.75) in place of at the end of the range, so a constant error
+of the base costs little and a passing signal is followed. The base sees the share in force.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from helm_gym.agents.layers.adapted import _base_state, _restore_base
+from helm_gym.config.quantity import Frozen
+from helm_gym.errors import ConfigError, nearest
+from helm_gym.policy import Policy, refill_pace_of, view_of
+
+Array = NDArray[Any]
+HINT = "write anchored(at=0.35,follow=0.5):BASE"
+
+
+class Anchor(Frozen):
+    """What a site sets; docs/controller.md says how to find it."""
+
+    at: float = Field(ge=0, le=1)
+    # 0 is a fixed share, 1 the base. Of 0.25, 0.5, 0.75 and 0.9 none is best in all cells of the
+    # paper suite (tuning seeds); 0.5 is near the best where the plan is right.
+    follow: float = Field(default=0.5, ge=0, le=1)
+
+    @property
+    def ties(self) -> bool:
+        """Whether it changes anything."""
+        return self.follow < 1.0
+
+    def blend(self, shares: Array) -> Array:
+        """Shares between the plan and those of the base; of the same shape."""
+        return np.asarray(self.at + self.follow * (np.asarray(shares, np.float64) - self.at))
+
+
+class AnchoredPolicy:
+    """Lets a policy decide, and stays near a planned share.
+
+    Its clusters are warmed up with the planned share; with ``follow=1`` it is the base.
+
+    Args:
+        base: the policy, of any control and observation.
+        anchor: planned share, and how far the base is followed.
+    """
+
+    def __init__(self, base: Policy, anchor: Anchor) -> None:
+        self.base, self.anchor = base, anchor
+        self.control, self.observation = view_of(base)
+        for name in ("initial_share", "router", "card", "batched", "names_share"):
+            if hasattr(base, name):
+                setattr(self, name, getattr(base, name))
+        if anchor.ties:
+            self.initial_share: float | None = anchor.at
+        view = getattr(getattr(base, "card", None), "view", None)
+        self.low = 0.0 if view is None else float(view.share_min)
+        self.high = 1.0 if view is None else float(view.share_max)
+
+    @property
+    def refill_pace(self) -> Array | None:
+        """The base's, if it sets one."""
+        return refill_pace_of(self.base)
+
+    def reset(self, seed: int) -> None:
+        """Begin an episode of the base; the anchor itself has no memory."""
+        self.base.reset(seed)
+
+    def act(self, obs: Array) -> Array:
+        """Shares of the base's shape, within its range."""
+        shares = self.base.act(obs)
+        if not self.anchor.ties:
+            return shares
+        return np.clip(self.anchor.blend(shares), self.low, self.high)
+
+    def state(self) -> Any:
+        """What the base remembers.
+
+        Raises:
+            CheckpointError: it does not give that away.
+        """
+        return _base_state(self.base)
+
+    def restore(self, state: Any) -> None:
+        """Go on from what :meth:`state` gave."""
+        _restore_base(self.base, state)
+
+
+def anchor_of_spec(spec: str, text: str) -> Anchor:
+    """The anchor that ``anchored(...)`` names: ``at=SHARE`` and perhaps ``follow=PART``.
+
+    Raises:
+        ConfigError: a setting is missing, does not exist or has no such value.
+    """
+    found: dict[str, Any] = {}
+    for pair in text.split(",") if text.strip() else ():
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        if name not in Anchor.model_fields or not equals:
+            raise ConfigError(
+                f"policy {spec!r}: {pair.strip()!r} is no setting"
+                f"{nearest(name, tuple(Anchor.model_fields))}; {HINT}"
+            )
+        found[name] = value
+    if "at" not in found:
+        raise ConfigError(f"policy {spec!r}: has no planned share, at=; {HINT}")
+    return Anchor.parse(found, f"policy {spec!r}")

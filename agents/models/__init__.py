@@ -1,0 +1,1 @@
+"""What a trained network is, and the files that hold one."""

@@ -1,0 +1,35 @@
+"""The card that every model file carries: what trained it, on what, and what it is connected to."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from helm_gym.agents.models.view import View
+from helm_gym.config.quantity import Frozen
+
+FORMAT = 1
+Algorithm = Literal["ppo", "recurrent-ppo", "sac", "dqn"]
+TITLES: dict[str, str] = {
+    "ppo": "PPO",
+    "recurrent-ppo": "RecurrentPPO",
+    "sac": "SAC",
+    "dqn": "DQN",
+}
+"""What a table calls every algorithm; the key also begins the spec of its policies."""
+
+
+class Card(Frozen):
+    """What a model file says of itself."""
+
+    format: int = FORMAT
+    algorithm: Algorithm
+    view: View
+    label: str  # what it is, in words for a table
+    run: str  # digest of the training run
+    scenario: str  # name of the scenario it was trained on
+    scenario_digest: str
+    decisions: int  # made in training
+    chosen_at: int  # decisions after which the weights were as they are here
+    seed: int
+    stopped: str  # why training ended
+    versions: dict[str, str]

@@ -1,0 +1,1 @@
+"""The benchmark: its plan, rows, replays, leaderboard and pages."""

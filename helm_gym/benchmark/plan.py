@@ -1,0 +1,225 @@
+"""What a benchmark runs: cells times loads times routers times policies, on the same seeds.
+
+A job is all seeds of one policy in one setting: one rollout, side by side. Seeds fix the request
+streams, so all policies meet the same requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from helm_gym.config.routers import ROUTERS
+from helm_gym.config.scenario import Scenario
+from helm_gym.errors import ConfigError, nearest
+from helm_gym.evaluation.specs import make_policy
+from helm_gym.evaluation.tune import grid, most_tried
+from helm_gym.suites.heldout import HELD_OUT, cells, replay_cells
+from helm_gym.suites.paper import CELLS, LOADS, PREFIX
+from helm_gym.suites.splits import (
+    TEST,
+    check_frozen,
+    check_policy,
+    check_splits,
+    check_test_seeds,
+    held_out,
+)
+
+PAPER = ("paper", PREFIX)
+HELD_OUT_SUITE = ("heldout", HELD_OUT)
+PAPER_ROUTERS = ("predicted_completion", "helm_score")
+"""What a serving system would use, and HELM's own."""
+MINUTES = 10.0  # of simulated time per episode
+QUICK_MINUTES = 1.0
+BUDGET_MS = 50.0  # mean wall clock per decision; a window lasts 5 s
+SEARCH = ":best"
+CANDIDATES_PER_ROLLOUT = 5  # that a search tries in the time of a job's rollout, about
+REWARD = "paper"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One scenario as it is run: cell, load, router and length decided."""
+
+    suite: str  # "paper-v1", or "" outside a suite
+    cell: str
+    scenario: Scenario
+    shipped: bool  # whether the cell's name is enough to find it again
+
+    @property
+    def load(self) -> float:
+        """Fraction of the measured capacity."""
+        return float(self.scenario.workload.load)
+
+    @property
+    def router(self) -> str:
+        """Which node serves a request."""
+        return self.scenario.router.name
+
+    @property
+    def held_out(self) -> bool:
+        """Whether training never sees it."""
+        return held_out(self.scenario)
+
+
+@dataclass(frozen=True)
+class Job:
+    """All seeds of one policy in one setting."""
+
+    setting: Setting
+    policy: str  # its spec as asked for
+    seeds: tuple[int, ...]
+    budget_ms: float = BUDGET_MS
+    resolved: str | None = None  # what a search found before, if it did
+
+    @property
+    def searches(self) -> bool:
+        """Whether the spec has to be found by a search first."""
+        return is_search(self.policy)
+
+    @property
+    def weight(self) -> int:
+        """How many rollouts it takes, for the estimate of the time that is left."""
+        if not self.searches or self.resolved is not None:
+            return 1
+        return 1 + most_tried(self.setting.scenario, self.policy) // CANDIDATES_PER_ROLLOUT
+
+    def describe(self) -> str:
+        """In words, for progress and errors."""
+        setting = self.setting
+        return f"{setting.cell}, load {setting.load:g}, {setting.router}: {self.policy}"
+
+
+def is_search(spec: str) -> bool:
+    """Whether a spec names a search on validation seeds rather than a policy."""
+    return spec.strip().endswith(SEARCH)
+
+
+def make_plan(
+    suite: str,
+    policies: Sequence[str],
+    n_seeds: int = 5,
+    *,
+    loads: Sequence[float] | None = None,
+    routers: Sequence[str] | None = None,
+    steps: int | None = None,
+    quick: bool = False,
+    budget_ms: float = BUDGET_MS,
+    logs: Sequence[str] = (),
+) -> list[Job]:
+    """Decide every job before any runs.
+
+    Args:
+        suite: ``paper``, ``heldout``, a shipped scenario's name, a YAML file, or a folder of them.
+        policies: specs.
+        n_seeds: the first so many test seeds.
+        loads: fractions of capacity; the suite's three, or a scenario's own.
+        routers: names; two for the suite, or a scenario's own.
+        steps: windows per episode; ten simulated minutes by default.
+        quick: episodes of one minute; of the suite, its highest load with one router.
+        budget_ms: mean wall clock that a decision may take.
+        logs: to replay beside the held-out cells, see :func:`heldout.replay_cell`.
+
+    Raises:
+        ConfigError: something cannot be run as asked, or would be judged on what it was trained on.
+    """
+    specs = [spec.strip() for spec in policies]
+    _check(specs, n_seeds, routers, budget_ms)
+    check_splits()
+    seeds = tuple(TEST.seeds[:n_seeds])
+    check_test_seeds(seeds)
+    if logs and suite not in HELD_OUT_SUITE:
+        raise ConfigError(f"--log adds replays to --suite {HELD_OUT_SUITE[0]}, not to {suite!r}")
+    found = settings(suite, loads=loads, routers=routers, steps=steps, quick=quick, logs=logs)
+    planned = {s.scenario.digest(): s.cell for s in found if s.held_out}
+    for spec in specs:
+        if is_search(spec):
+            grid(found[0].scenario, spec)  # refuses what is no search
+        else:
+            check_policy(spec, make_policy(spec), planned)
+    return [Job(setting, spec, seeds, budget_ms) for setting, spec in product(found, specs)]
+
+
+def _check(
+    specs: Sequence[str], n_seeds: int, routers: Sequence[str] | None, budget_ms: float
+) -> None:
+    if not specs:
+        raise ConfigError("nothing to compare: name policies, as in --policies static:best balance")
+    twice = sorted({spec for spec in specs if specs.count(spec) > 1})
+    if twice:
+        raise ConfigError(f"policy {twice[0]!r} is named twice")
+    if not 1 <= n_seeds <= len(TEST.seeds):
+        raise ConfigError(f"--seeds {n_seeds}: there are 1 to {len(TEST.seeds)} test seeds")
+    for router in routers or ():
+        if router not in ROUTERS:
+            raise ConfigError(f"router {router!r} does not exist{nearest(router, ROUTERS)}")
+    if not budget_ms > 0.0:
+        raise ConfigError(f"a budget of {budget_ms:g} ms per decision lets no policy decide")
+
+
+def settings(
+    suite: str,
+    *,
+    loads: Sequence[float] | None = None,
+    routers: Sequence[str] | None = None,
+    steps: int | None = None,
+    quick: bool = False,
+    logs: Sequence[str] = (),
+) -> list[Setting]:
+    """Every cell at every load with every router."""
+    name, scenarios, shipped = _cells(suite)
+    check_frozen(scenarios)
+    replays = replay_cells(logs)
+    found = []
+    for cell, scenario in (scenarios | replays).items():
+        suite_loads, suite_routers = (
+            (LOADS[-1:], PAPER_ROUTERS[:1]) if quick else (LOADS, PAPER_ROUTERS)
+        )
+        own_loads = loads or (suite_loads if name else (scenario.workload.load,))
+        own_routers = routers or (suite_routers if name else (scenario.router.name,))
+        for load, router in product(own_loads, own_routers):
+            changes = changes_of(scenario, load, router, steps or windows(scenario, quick))
+            known = shipped and cell not in replays
+            found.append(Setting(name, cell, scenario.replace(changes), known))
+    return found
+
+
+def changes_of(scenario: Scenario, load: float, router: str, steps: int) -> dict[str, object]:
+    """What a benchmark replaces in a cell; settings that already hold stay untouched."""
+    wanted: dict[str, object] = {
+        "workload.load": load, "router.name": router, "episode.steps": steps,
+    }  # fmt: skip
+    own = (scenario.workload.load, scenario.router.name, scenario.episode.steps)
+    return {path: new for (path, new), old in zip(wanted.items(), own, strict=True) if new != old}
+
+
+def windows(scenario: Scenario, quick: bool) -> int:
+    """Decisions of an episode."""
+    minutes = QUICK_MINUTES if quick else MINUTES
+    return max(2, round(60.0 * minutes / scenario.episode.step_s))
+
+
+def _cells(suite: str) -> tuple[str, dict[str, Scenario], bool]:
+    """Name of the suite, its scenarios by cell, and whether they are shipped."""
+    if suite in PAPER:
+        return PREFIX, {cell.name: Scenario.load(cell.name) for cell in CELLS}, True
+    if suite in HELD_OUT_SUITE:
+        return HELD_OUT, cells(), True
+    if not Path(suite).is_dir():
+        names = (PAPER[0], HELD_OUT_SUITE[0], *Scenario.names())
+        if suite not in names and Path(suite).suffix not in (".yaml", ".yml"):
+            raise ConfigError(f"there is no suite or scenario {suite!r}{nearest(suite, names)}")
+        scenario = Scenario.load(suite)
+        return "", {scenario.name: scenario}, suite in Scenario.names()
+    files = sorted([*Path(suite).glob("*.yaml"), *Path(suite).glob("*.yml")])
+    if not files:
+        raise ConfigError(f"{suite}: has no scenario files (*.yaml)")
+    found: dict[str, Scenario] = {}
+    for file in files:
+        scenario = Scenario.load(str(file))
+        if scenario.name in found:
+            raise ConfigError(f"{file}: a second scenario with the name {scenario.name!r}")
+        found[scenario.name] = scenario
+    return "", found, False

@@ -1,0 +1,1 @@
+"""The scenario: everything that decides what the simulator does."""

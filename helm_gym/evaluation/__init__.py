@@ -1,0 +1,1 @@
+"""Policies by name, searches, and comparisons on one scenario."""

@@ -1,0 +1,208 @@
+"""Compare policies on held-out seeds, and keep rows that can be repeated."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from helm_gym._version import __version__
+from helm_gym.config.scenario import Scenario
+from helm_gym.errors import ConfigError
+from helm_gym.evaluation.specs import SEARCHES, make_policy
+from helm_gym.evaluation.tune import Search, most_tried, search
+from helm_gym.policy import Policy
+from helm_gym.runs.rollout import Episode, Tick, run_policy
+from helm_gym.runs.stats import Interval, Sign, mean_interval, paired, sign
+from helm_gym.suites.seeds import EVALUATION_SEEDS
+
+N_SEEDS = 5
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One policy's episodes, in the order of the seeds."""
+
+    asked: str  # the spec as asked for
+    spec: str  # what it resolved to
+    label: str  # for tables and plots
+    episodes: tuple[Episode, ...]
+
+    def values(self, figure: str) -> list[float]:
+        """One figure over the seeds."""
+        return [episode.figures[figure] for episode in self.episodes]
+
+    def interval(self, figure: str) -> Interval:
+        """Its mean with the interval."""
+        return mean_interval(self.values(figure))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A finished comparison of policies on one scenario."""
+
+    scenario: Scenario
+    seeds: tuple[int, ...]
+    entries: tuple[Entry, ...]
+    searches: tuple[Search, ...]
+
+    @property
+    def reference(self) -> Entry:
+        """Whom the others are compared with: the best static share, else the first policy."""
+        best = [entry for entry in self.entries if entry.asked == "static:best"]
+        return best[0] if best else self.entries[0]
+
+    def entry(self, asked: str) -> Entry:
+        """The policy that was asked for by this spec or label."""
+        for entry in self.entries:
+            if asked in (entry.asked, entry.label):
+                return entry
+        raise KeyError(asked)
+
+    def difference(self, entry: Entry, figure: str, other: Entry | None = None) -> Interval:
+        """Difference of a figure to another policy's, the reference's by default, seed by seed."""
+        return paired(entry.values(figure), (other or self.reference).values(figure))
+
+    def lower(self, entry: Entry, figure: str, other: Entry | None = None) -> Sign:
+        """On how many seeds a figure is lower than another policy's."""
+        return sign(entry.values(figure), (other or self.reference).values(figure))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per policy and seed, with all that is needed to repeat it."""
+        about = {
+            "scenario": self.scenario.name,
+            "scenario_digest": self.scenario.digest(),
+            "load": self.scenario.workload.load,
+            "helm_gym": __version__,
+            "numpy": metadata.version("numpy"),
+            "numba": metadata.version("numba"),
+        }
+        return [
+            {
+                **about,
+                "asked": entry.asked,
+                "spec": entry.spec,
+                "label": entry.label,
+                "seed": episode.seed,
+                **episode.figures,
+            }
+            for entry in self.entries
+            for episode in entry.episodes
+        ]
+
+
+def evaluate(
+    scenario: Scenario,
+    specs: Sequence[str],
+    *,
+    seeds: Sequence[int] | None = None,
+    policies: Mapping[str, Policy] | None = None,
+    labels: Mapping[str, str] | None = None,
+    reward: str | Mapping[str, Any] = "paper",
+    threads: int = 1,
+    progress: bool = False,
+) -> Evaluation:
+    """Run every policy on the same held-out request streams.
+
+    Args:
+        scenario: where.
+        specs: policy specs; ``static:best`` and the like are searched for on tuning seeds.
+        seeds: episodes per policy, out of ``EVALUATION_SEEDS``; its first five by default.
+        policies: policies made already, by the spec that names them in ``specs``.
+        labels: what to call a spec in tables; the resolved spec by default.
+        reward: preset or weights of the reward column.
+        threads: simulator threads; results do not depend on it.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        ConfigError: a spec or a seed cannot be used.
+        PolicyError: a policy failed; the message names it.
+    """
+    seeds = tuple(EVALUATION_SEEDS[:N_SEEDS] if seeds is None else seeds)
+    _check(specs, seeds)
+    given = policies or {}
+    # Made before anything runs, so that a typo in the last spec does not cost the first ones' time.
+    made = {spec: given.get(spec) or make_policy(spec) for spec in specs if spec not in SEARCHES}
+    searches: list[Search] = []
+    entries: list[Entry] = []
+    with _progress(scenario, specs, progress) as tick:
+        for asked in specs:
+            spec, policy = asked, made.get(asked)
+            if policy is None:
+                searches.append(search(scenario, asked, threads=threads, tick=tick))
+                spec = searches[-1].best
+                policy = make_policy(spec)
+            episodes = run_policy(
+                scenario, policy, spec, seeds, reward=reward, threads=threads, tick=tick
+            )
+            label = (labels or {}).get(asked) or _label(asked, spec)
+            entries.append(Entry(asked, spec, label, tuple(episodes)))
+    return Evaluation(scenario, seeds, tuple(entries), tuple(searches))
+
+
+def _check(specs: Sequence[str], seeds: Sequence[int]) -> None:
+    if not specs:
+        raise ConfigError("nothing to evaluate: name at least one policy, such as static:best")
+    twice = sorted({spec for spec in specs if list(specs).count(spec) > 1})
+    if twice:
+        raise ConfigError(f"policy {twice[0]!r} is named twice")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"need at least one seed, and each only once; got {list(seeds)}")
+    wrong = [seed for seed in seeds if seed not in EVALUATION_SEEDS]
+    if wrong:
+        raise ConfigError(
+            f"seed {wrong[0]} is not held out: comparisons use {EVALUATION_SEEDS.start} to "
+            f"{EVALUATION_SEEDS.stop - 1}, because lower ones are for training and searches"
+        )
+
+
+def _label(asked: str, spec: str) -> str:
+    name, _, rest = asked.partition(":")
+    if asked == "static:best":
+        return f"best static ({spec.partition(':')[2]})"
+    return f"tuned {name}" if rest == "best" else spec
+
+
+@contextmanager
+def _progress(scenario: Scenario, specs: Sequence[str], wanted: bool) -> Iterator[Tick]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    runs = sum(1 + (most_tried(scenario, spec) if spec in SEARCHES else 0) for spec in specs)
+    with Progress(console=Console(stderr=True), disable=not wanted, transient=True) as bar:
+        task = bar.add_task("evaluating", total=runs * scenario.episode.steps)
+        yield lambda: bar.advance(task)
+
+
+def check_rows_file(path: Path) -> None:
+    """Refuse an ending that :func:`save_rows` cannot write, before any time is spent."""
+    if path.suffix not in (".parquet", ".json"):
+        raise ConfigError(f"{path}: rows are written as .parquet or .json")
+
+
+def save_rows(evaluations: Sequence[Evaluation], path: Path) -> None:
+    """Write the rows of comparisons as Parquet or JSON, by the file's ending.
+
+    Raises:
+        ConfigError: another ending, or the file cannot be written.
+    """
+    from helm_gym.files import replacing
+
+    check_rows_file(path)
+    rows = [row for evaluation in evaluations for row in evaluation.rows()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            if path.suffix == ".json":
+                file.write(json.dumps(rows, indent=1).encode() + b"\n")
+            else:
+                import pyarrow as pa
+                import pyarrow.parquet as pq
+
+                pq.write_table(pa.Table.from_pylist(rows), file)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror or error})") from None

@@ -1,0 +1,1 @@
+"""The best schedule of a stream whose requests are all known."""

@@ -1,0 +1,1 @@
+"""How result pages are made: templates, tables, plots."""

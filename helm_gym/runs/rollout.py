@@ -1,0 +1,198 @@
+"""Run a policy on seeds and keep everything that tables and plots need.
+
+Every policy meets the same requests: a seed fixes the request stream and the warm start, and
+nothing that a policy does reaches the random streams. Only the view of the environment differs
+(``control`` and ``observation``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+
+from helm_gym.config.scenario import Scenario
+from helm_gym.envs.reward import RewardConfig
+from helm_gym.envs.vector_env import EmbKvVectorEnv
+from helm_gym.errors import ConfigError
+from helm_gym.metrics import EpisodeMetrics, window_metrics
+from helm_gym.policy import (
+    Policy,
+    checked_act,
+    checked_reset,
+    initial_share_of,
+    refill_pace_of,
+    view_of,
+)
+from helm_gym.sim.layout import N_BINS
+from helm_gym.sim.stages import bin_edge, quantile
+from helm_gym.units import MS
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+Tick = Callable[[], None]
+
+EXTRA = {
+    "tail_ms": "ms; 99th percentile over all arrivals, a shed one counting as the deadline",
+    "reward": "sum of the reward over the episode",
+}
+"""Figures of an episode beside :data:`helm_gym.metrics.METRICS`."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One policy on one seed; T windows, M nodes."""
+
+    spec: str
+    seed: int
+    figures: dict[str, float]  # METRICS and EXTRA over the whole episode
+    series: dict[str, Floats]  # name -> (T,) METRICS and the reward of every window
+    shares: Floats  # (T, M) EMB share in force
+    latency: Counts  # (L,) histogram of admitted requests
+    warm: Counts  # (L,) of them, warm ones
+
+
+def run_policy(
+    scenario: Scenario,
+    policy: Policy,
+    name: str,
+    seeds: Sequence[int],
+    *,
+    reward: str | Mapping[str, Any] | RewardConfig = "paper",
+    threads: int = 1,
+    tick: Tick | None = None,
+) -> list[Episode]:
+    """Run one episode per seed.
+
+    Args:
+        scenario: what is simulated.
+        policy: who decides.
+        name: its name in errors and results, the spec as a rule.
+        seeds: one cluster each, side by side.
+        reward: what the reward column sums.
+        threads: simulator threads; results do not depend on it.
+        tick: called after every window, to move a progress bar.
+
+    Raises:
+        PolicyError: the policy raised, or returned something that is no action.
+    """
+    control, observation = view_of(policy)
+    try:
+        env = EmbKvVectorEnv(
+            len(seeds),
+            scenario=with_router(scenario, policy),
+            control=control,
+            observation=observation,
+            reward=reward,
+            autoreset_mode=AutoresetMode.DISABLED,
+            threads=threads,
+        )
+    except ConfigError as error:
+        raise ConfigError(
+            f"policy {name!r} asks for an environment that cannot be: {error}"
+        ) from None
+    try:
+        return _run(env, policy, name, seeds, tick or (lambda: None))
+    finally:
+        env.close()
+
+
+def with_router(scenario: Scenario, policy: Policy) -> Scenario:
+    """The scenario with the router that a policy states in ``router``, if it states one.
+
+    Some systems are a split and a router together, KV-Opt for one. A policy without the attribute
+    is run with the scenario's router.
+    """
+    router = getattr(policy, "router", None)
+    if router is None or router == scenario.router.name:
+        return scenario
+    return scenario.replace({"router.name": str(router)})
+
+
+def _run(
+    env: EmbKvVectorEnv, policy: Policy, name: str, seeds: Sequence[int], tick: Tick
+) -> list[Episode]:
+    share = initial_share_of(policy)
+    checked_reset(policy, name, seeds[0])
+    options: dict[str, Any] = {}
+    if share is not None:  # as far as the scenario allows it
+        low, high = env.scenario.episode.share_min, env.scenario.episode.share_max
+        options["share"] = float(np.clip(share, low, high))
+    obs, _ = env.reset(seed=list(seeds), options=options)
+    shape = (env.num_envs, env.layout.shares_per_row)
+    totals = [EpisodeMetrics(env.scenario) for _ in seeds]
+    windows: list[dict[str, Floats]] = []
+    shares: list[Floats] = []
+    over = False
+    while not over:
+        shares_asked = checked_act(policy, name, obs, shape)
+        pace = refill_pace_of(policy)
+        if pace is not None:
+            env.set_refill_pace(pace)
+        obs, rewards, _, truncated, _ = env.step(shares_asked)
+        assert env.telemetry is not None
+        for row, total in enumerate(totals):
+            total.add(env.telemetry, env.previous_share, row)
+        figures = window_metrics(env.scenario, env.telemetry, env.previous_share)
+        figures["reward"] = env.layout.per_cluster(np.asarray(rewards, np.float64)).mean(axis=1)
+        windows.append(figures)
+        shares.append(env.shares)
+        over = bool(truncated.all())
+        tick()
+    return [
+        _episode(env.scenario, name, seed, totals[row], windows, shares, row)
+        for row, seed in enumerate(seeds)
+    ]
+
+
+def _episode(
+    scenario: Scenario,
+    name: str,
+    seed: int,
+    total: EpisodeMetrics,
+    windows: Sequence[Mapping[str, Floats]],
+    shares: Sequence[Floats],
+    row: int,
+) -> Episode:
+    series = {key: np.array([w[key][row] for w in windows]) for key in windows[0]}
+    figures = total.result()
+    figures["tail_ms"] = tail_ms(
+        total.latency, figures["shed_rate"], scenario.slo.deadline_ms.value
+    )
+    figures["reward"] = float(series["reward"].sum())
+    return Episode(
+        spec=name,
+        seed=seed,
+        figures=figures,
+        series=series,
+        shares=np.stack([s[row] for s in shares]),
+        latency=total.latency.copy(),
+        warm=total.warm.copy(),
+    )
+
+
+def tail_ms(latency: Counts, shed_rate: float, deadline_ms: float, q: float = 0.99) -> float:
+    """Quantile over all arrivals when a shed request counts as the deadline.
+
+    Without it a policy that sheds what would be slow looks fast. A request that was admitted and
+    still took longer than the deadline keeps its latency.
+
+    Args:
+        latency: (L,) histogram of admitted requests.
+        shed_rate: shed / arrived.
+        deadline_ms: the wait at which a request is shed.
+        q: which quantile.
+    """
+    admitted = int(latency.sum())
+    if admitted == 0 or shed_rate >= 1.0:
+        return deadline_ms if shed_rate > 0.0 else float("nan")
+    counts = latency.astype(np.uint32)
+    shed = round(shed_rate / (1.0 - shed_rate) * admitted)
+    edges = np.array([bin_edge(i) for i in range(N_BINS)])
+    place = int(np.searchsorted(edges, deadline_ms * MS, side="right")) - 1
+    counts[place] += np.uint32(shed)
+    return float(quantile(counts, q)) / MS

@@ -1,0 +1,1 @@
+"""What the online adapter does when the workload drifts."""

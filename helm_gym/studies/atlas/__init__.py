@@ -1,0 +1,1 @@
+"""Where adaptive splitting is worth it."""

@@ -1,0 +1,1 @@
+"""How soon bursts are noticed, and what recovery does."""

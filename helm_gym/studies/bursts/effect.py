@@ -1,0 +1,153 @@
+"""What burst recovery does to policies: each base beside ``recovery:BASE`` on the same requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from helm_gym.benchmark.rows import PUBLISHED
+from helm_gym.config.scenario import Scenario
+from helm_gym.evaluation.specs import make_policy
+from helm_gym.runs.rollout import Episode, run_policy
+from helm_gym.runs.stats import Interval, mean_interval
+from helm_gym.suites.paper import DATASETS, LOADS, PREFIX
+from helm_gym.suites.seeds import EVALUATION_SEEDS
+
+REGIMES = ("burst", "steady", "trend")
+BASES = ("static:best", "balance:best", "hysteresis:best", "thompson:best", "ppo:released")
+FORMS = ("recovery", "recovery(strict)")
+"""Ways of recovery that are tried: the default, and one that overrides as HELM is said to do."""
+ROWS = PUBLISHED / f"{PREFIX}.parquet"
+FIGURES = ("tail_ms", "slo_satisfaction", "share_moved", "refill_gb")
+N_SEEDS = 5
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One base in one cell at one load; figures by seed."""
+
+    regime: str
+    dataset: str
+    load: float
+    asked: str
+    spec: str
+    base: Mapping[str, tuple[float, ...]]
+    recovered: Mapping[str, Mapping[str, tuple[float, ...]]]  # by form
+
+    def change(self, form: str) -> Interval:
+        """Change of the tail by recovery, in % of the base's, seed by seed."""
+        pairs = zip(self.recovered[form]["tail_ms"], self.base["tail_ms"], strict=True)
+        return mean_interval([100.0 * (a / b - 1.0) for a, b in pairs])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per seed."""
+        about = {k: getattr(self, k) for k in ("regime", "dataset", "load", "asked", "spec")}
+        return [
+            {
+                **about,
+                "seed": EVALUATION_SEEDS[n],
+                **{f"base_{k}": v[n] for k, v in self.base.items()},
+                **{
+                    f"{form}_{k}": v[n]
+                    for form, figures in self.recovered.items()
+                    for k, v in figures.items()
+                },
+            }
+            for n in range(len(self.base["tail_ms"]))
+        ]
+
+
+def tuned(path: Path = ROWS) -> dict[tuple[str, float, str, str], str]:
+    """What searches on tuning seeds resolved to in the published benchmark.
+
+    Returns:
+        Spec by cell, load, router and the search's name.
+    """
+    import pyarrow.parquet as pq
+
+    columns = ["cell", "load", "router", "policy", "spec"]
+    rows = pq.read_table(path, columns=columns).to_pylist()
+    return {(r["cell"], r["load"], r["router"], r["policy"]): r["spec"] for r in rows}
+
+
+def plan(quick: bool) -> list[tuple[str, str, float]]:
+    """Regime, data set and load of every cell."""
+    datasets = DATASETS[:1] if quick else DATASETS
+    return [
+        (regime, dataset, load)
+        for regime in REGIMES
+        for dataset in datasets
+        for load in (LOADS if regime == "burst" and not quick else LOADS[-1:])
+    ]
+
+
+def cell_of(regime: str, dataset: str, load: float) -> tuple[Scenario, dict[str, str]]:
+    """The scenario, and the spec of each base there by its name in :data:`BASES`."""
+    cell, known = f"{PREFIX}-{dataset}-{regime}", tuned()
+    scenario = Scenario.load(cell).replace({"workload.load": load})
+    router = scenario.router.name
+    return scenario, {asked: known.get((cell, load, router, asked), asked) for asked in BASES}
+
+
+def measure(regime: str, dataset: str, load: float, seeds: int = N_SEEDS) -> list[Effect]:
+    """Run every base, alone and with recovery, on evaluation seeds."""
+    scenario, specs = cell_of(regime, dataset, load)
+    found = []
+    for asked, spec in specs.items():
+        base, *others = [
+            _figures(run_policy(scenario, make_policy(s), s, EVALUATION_SEEDS[:seeds], threads=2))
+            for s in (spec, *(f"{form}:{spec}" for form in FORMS))
+        ]
+        recovered = dict(zip(FORMS, others, strict=True))
+        found.append(Effect(regime, dataset, load, asked, spec, base, recovered))
+    return found
+
+
+def _figures(episodes: Sequence[Episode]) -> dict[str, tuple[float, ...]]:
+    return {name: tuple(e.figures[name] for e in episodes) for name in FIGURES}
+
+
+def run_effects(kept: Any, *, quick: bool = False, progress: bool = False) -> list[Effect]:
+    """:func:`measure` every cell of :func:`plan` that is not kept already."""
+    from rich.console import Console
+    from rich.progress import track
+
+    jobs = track(
+        plan(quick),
+        "effects",
+        console=Console(stderr=True),
+        disable=not progress,
+        transient=True,
+    )
+    seeds, found = 3 if quick else N_SEEDS, []
+    for job in jobs:
+        scenario, specs = cell_of(*job)
+        make = partial(measure, *job, seeds)
+        found += kept.effects(scenario, list(specs.values()), seeds, make)
+    return found
+
+
+def findings(effects: Sequence[Effect]) -> list[str]:
+    """What the table says, by regime and form."""
+    return [
+        _finding(regime, form, [e for e in effects if e.regime == regime])
+        for regime in dict.fromkeys(e.regime for e in effects)
+        for form in FORMS
+    ]
+
+
+def _finding(regime: str, form: str, own: Sequence[Effect]) -> str:
+    changes = [e.change(form) for e in own]
+    at = int(np.argmax([c.mean for c in changes]))
+    worse, better = sum(c.low > 0.0 for c in changes), sum(c.high < 0.0 for c in changes)
+    average = float(np.mean([c.mean for c in changes]))
+    return (
+        f"{form}, {regime}: P99 {average:+.2f} % on average over {len(own)} cases; worse beyond "
+        f"chance in {worse}, better in {better}; worst mean {changes[at].mean:+.2f} % "
+        f"({own[at].dataset}, load {own[at].load:g}, {own[at].spec})"
+    )

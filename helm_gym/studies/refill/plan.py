@@ -1,0 +1,197 @@
+"""What a refill mode is worth: the same requests under naive, throttled and paced refill.
+
+Two measurements. *Policies*: whole episodes of the Trend and Burst cells of the paper suite, under
+policies that move the boundary all the time, and under one that begins with far too little EMB, so
+that misses saturate the link. *Step*: the share of all nodes grows by :data:`STEP` at one instant
+and stays; how long until the pages are full, and what requests pay meanwhile. It ends at the best
+static share, or begins at :data:`STARVED`, where misses saturate the link in most cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from helm_gym.baselines.balance import BalancePolicy
+from helm_gym.config.scenario import Scenario
+from helm_gym.evaluation.specs import make_policy
+from helm_gym.policy import Policy
+from helm_gym.runs.rollout import Tick, run_policy, tail_ms
+from helm_gym.runs.stats import Interval, mean_interval, paired
+from helm_gym.seeding import streams_from_seed
+from helm_gym.sim.layout import Node
+from helm_gym.sim.simulator import Simulator
+from helm_gym.suites.seeds import EVALUATION_SEEDS
+
+MODES = ("naive", "throttled", "paced")
+SHARES: Mapping[str, float] = {
+    "taobao-trend": 0.65, "amazon-books-trend": 0.75, "amazon-video-games-trend": 0.25,
+    "taobao-burst": 0.55, "amazon-books-burst": 0.7, "amazon-video-games-burst": 0.2,
+}  # fmt: skip
+"""The cells, and the best static share of each at 0.95 load (docs/suite.md)."""
+QUICK = ("amazon-books-trend", "taobao-burst")
+LOADS = (0.9, 0.95)
+WRONG = "balance from 0.1"
+POLICIES = ("balance", "ppo:released", WRONG)
+N_SEEDS = 5
+STEP, STARVED = 0.2, 0.1  # a step's size; and where the starved one begins
+BEFORE_S, AFTER_S, WINDOW_S = 10, 90, 5  # a step's seconds, and of a window of its P99
+FULL = 0.99  # resident part of the pages at which they count as filled
+EPISODE = {"tail_ms": "P99, ms", "slo_satisfaction": "SLO satisfaction", "refill_gb": "refill, GB"}
+"""Figures of an episode that are kept."""
+STEPPED = {
+    "filled_s": "pages full after, s",
+    "worst_ms": "worst window's P99, ms",
+    "slo_satisfaction": "SLO satisfaction",
+}
+"""Figures of a step; a time that is not reached counts as ``AFTER_S``."""
+
+
+class WrongStart(BalancePolicy):
+    """The balance rule from the smallest share: a link that misses saturate."""
+
+    initial_share = 0.1
+
+
+@dataclass(frozen=True)
+class Line:
+    """One case under every mode."""
+
+    cell: str
+    load: float
+    policy: str
+    figures: Mapping[str, Mapping[str, tuple[float, ...]]]  # mode -> figure -> one per seed
+
+    def mean(self, mode: str, figure: str) -> float:
+        """Mean over seeds."""
+        return mean_interval(self.figures[mode][figure]).mean
+
+    def gain(self, figure: str, other: str) -> Interval:
+        """Paced less another mode, seed by seed."""
+        return paired(self.figures["paced"][figure], self.figures[other][figure])
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that was measured."""
+
+    episodes: tuple[Line, ...]
+    steps: tuple[Line, ...]
+    seeds: tuple[int, ...]
+
+
+def run_study(
+    *,
+    quick: bool = False,
+    seeds: Sequence[int] | None = None,
+    cells: Sequence[str] | None = None,
+    loads: Sequence[float] = LOADS,
+    settings: Mapping[str, Any] | None = None,
+    tick: Tick | None = None,
+) -> Study:
+    """Measure all modes.
+
+    Args:
+        quick: two cells at the higher load, two seeds, episodes of one minute.
+        seeds: episodes; the first five held-out ones by default.
+        cells: of :data:`SHARES`; all by default.
+        loads: fractions of the capacity of the best static share.
+        settings: scenario settings that hold in all modes, by dotted path.
+        tick: called after every case and mode.
+    """
+    seeds = tuple(seeds or EVALUATION_SEEDS[: 2 if quick else N_SEEDS])
+    cells = tuple(cells or (QUICK if quick else SHARES))
+    changes = {**({"episode.steps": 12} if quick else {}), **(settings or {})}
+    tick = tick or (lambda: None)
+    episodes, steps = [], []
+    for load in loads[-1:] if quick else loads:
+        for cell in cells:
+            scenario = cell_scenario(cell, load, changes)
+            episodes += [_line(cell, load, p, _episodes, scenario, seeds, tick) for p in POLICIES]
+            steps += [_line(cell, load, s, _steps, scenario, seeds, tick) for s in steps_of(cell)]
+    return Study(tuple(episodes), tuple(steps), seeds)
+
+
+def cases(quick: bool) -> int:
+    """How often a study calls ``tick``."""
+    loads = 1 if quick else len(LOADS)
+    own = sum(len(POLICIES) + len(steps_of(cell)) for cell in (QUICK if quick else SHARES))
+    return loads * own * len(MODES)
+
+
+def steps_of(cell: str) -> list[str]:
+    """The steps of a cell: a starved one, and one to its best static share."""
+    begins = dict.fromkeys((STARVED, max(SHARES[cell] - STEP, STARVED)))
+    return [f"{begin:g} to {begin + STEP:g}" for begin in begins]
+
+
+def cell_scenario(cell: str, load: float, changes: Mapping[str, Any]) -> Scenario:
+    """A cell of the paper suite at a load."""
+    scenario = Scenario.load(f"paper-v1-{cell}")
+    return scenario.replace({"workload.load": load, **changes})
+
+
+Measure = Callable[[Scenario, str, Sequence[int]], Mapping[str, tuple[float, ...]]]
+
+
+def _line(
+    cell: str,
+    load: float,
+    policy: str,
+    measure: Measure,
+    scenario: Scenario,
+    seeds: Sequence[int],
+    tick: Tick,
+) -> Line:
+    figures = {}
+    for mode in MODES:
+        figures[mode] = measure(scenario.replace({"refill.mode": mode}), policy, seeds)
+        tick()
+    return Line(cell, load, policy, figures)
+
+
+def _episodes(
+    scenario: Scenario, policy: str, seeds: Sequence[int]
+) -> Mapping[str, tuple[float, ...]]:
+    made: Policy = WrongStart() if policy == WRONG else make_policy(policy)
+    found = run_policy(scenario, made, policy, seeds)
+    return {name: tuple(episode.figures[name] for episode in found) for name in EPISODE}
+
+
+def _steps(
+    scenario: Scenario, policy: str, seeds: Sequence[int]
+) -> Mapping[str, tuple[float, ...]]:
+    """``policy`` is written as "0.45 to 0.65"."""
+    begin, end = (float(share) for share in policy.split(" to "))
+    simulator = Simulator(scenario.replace({"episode.step_s": 1.0}))
+    each = [_one_step(simulator, begin, end, seed) for seed in seeds]
+    return {name: tuple(one[name] for one in each) for name in STEPPED}
+
+
+def _one_step(simulator: Simulator, begin: float, end: float, seed: int) -> dict[str, float]:
+    """Drive one cluster through a step, in windows of a second."""
+    scenario, nodes = simulator.scenario, simulator.scenario.nodes
+    simulator.reset(0, streams_from_seed(seed), seed, begin)  # another warm start per seed
+    for _ in range(BEFORE_S):
+        simulator.step(np.full((1, nodes), begin))
+    full, tails, late, arrived = [], [], 0.0, 0.0
+    for _ in range(AFTER_S // WINDOW_S):
+        latency, shed, window = np.zeros(0, np.int64), 0.0, 0.0
+        for _ in range(WINDOW_S):
+            seen = simulator.step(np.full((1, nodes), end))
+            emb = simulator.states[0].emb
+            full.append(emb.fill.sum() >= FULL * emb.pages.sum())
+            latency = seen.latency[0].astype(np.int64) + (latency if latency.size else 0)
+            sums = seen.node[0].sum(axis=0)
+            shed, window = shed + sums[Node.SHED], window + sums[Node.ARRIVED]
+            late += sums[Node.ARRIVED] - sums[Node.WITHIN_SLO]
+        arrived += window
+        tails.append(tail_ms(latency, shed / window, scenario.slo.deadline_ms.value))
+    return {
+        "filled_s": float(full.index(True) + 1 if any(full) else AFTER_S),
+        "worst_ms": max(tails),
+        "slo_satisfaction": 1.0 - late / arrived,
+    }

@@ -1,0 +1,1 @@
+"""Routers on the same requests."""

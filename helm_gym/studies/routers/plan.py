@@ -1,0 +1,233 @@
+"""Routers compared: the same requests and the same shares, under signals of different ages.
+
+A thin plan over the benchmark: every router under every age of its signals is a benchmark of its
+own in a folder of its own, so that it resumes and its rows replay like any other. Shares are those
+of one policy per cell and load, found under the reference router with live signals, so that only
+routing differs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helm_gym.benchmark.plan import Job, Setting, changes_of, is_search
+from helm_gym.benchmark.rows import FAILED, Row
+from helm_gym.benchmark.run import run_bench
+from helm_gym.config.routers import ROUTERS
+from helm_gym.config.scenario import Scenario
+from helm_gym.errors import ConfigError, HelmGymError, nearest
+from helm_gym.evaluation.bench_staged import resolve
+from helm_gym.evaluation.specs import make_policy
+from helm_gym.files import replacing, write_text
+from helm_gym.provenance import code_digest
+from helm_gym.suites.paper import CELLS, PREFIX
+from helm_gym.suites.splits import TEST, check_frozen, check_test_seeds
+
+REFERENCE = "predicted_completion"
+VARIANTS: dict[str, dict[str, Any]] = {
+    "helm_score+spare": {"router.name": "helm_score", "router.spare_only": True},
+    "sglang_like+3": {"router.name": "sglang_like", "router.balance_requests": 3},
+    "dynamo_like+8": {"router.name": "dynamo_like", "router.overlap_weight": 8},
+}
+"""Routers with settings other than their originals' defaults, found on validation seeds."""
+KNOWN = (*ROUTERS, *VARIANTS)
+BLIND = ("round_robin", "consistent_hash")
+"""Routers that read no signals, so that their age does not matter."""
+STALENESS_MS = (0.0, 50.0, 200.0)
+LOADS = (0.95,)
+QUICK_STALENESS_MS = (0.0, 200.0)
+STEPS, QUICK_STEPS = 48, 12  # windows of 5 s: a trend passes once; a smoke test
+SEEDS, QUICK_SEEDS = 5, 2
+QUICK_CELLS = ("taobao",)
+POLICY = "static:best"
+
+
+@dataclass(frozen=True)
+class Age:
+    """How old signals are, and whether the router keeps books in between."""
+
+    staleness_ms: float
+    books: bool
+
+    @property
+    def name(self) -> str:
+        """Of its folder and in tables."""
+        if not self.staleness_ms:
+            return "live"
+        return f"{self.staleness_ms:g} ms{', books' if self.books else ''}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of the scenario."""
+        if not self.staleness_ms:
+            return {}
+        return {"router.staleness_ms": self.staleness_ms, "router.books_own": self.books}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A finished comparison."""
+
+    rows: list[Row]  # benchmark rows, each with router_label and age
+    shares: dict[str, str]  # "cell at load" -> spec that was run
+    asked: str  # policy as asked for
+    quick: bool
+
+
+def ages(staleness_ms: Sequence[float]) -> list[Age]:
+    """Live signals once; older ones with and without books."""
+    found = []
+    for ms in dict.fromkeys(staleness_ms):
+        found += [Age(ms, False), Age(ms, True)] if ms else [Age(0.0, False)]
+    return found
+
+
+def cells_named(parts: Sequence[str]) -> list[str]:
+    """Cells of the suite whose name holds one of ``parts``; all without any.
+
+    Raises:
+        ConfigError: a part is in no name.
+    """
+    names = [cell.name for cell in CELLS]
+    for part in parts:
+        if not any(part in name for name in names):
+            raise ConfigError(f"--cell {part}: no cell of {PREFIX} has that in its name: {names}")
+    return [n for n in names if not parts or any(part in n for part in parts)]
+
+
+def run_routers(
+    out: Path,
+    *,
+    cells: Sequence[str] = (),
+    loads: Sequence[float] = LOADS,
+    routers: Sequence[str] = KNOWN,
+    staleness_ms: Sequence[float] | None = None,
+    seeds: int | None = None,
+    policy: str = POLICY,
+    steps: int | None = None,
+    quick: bool = False,
+    processes: int = 1,
+    progress: bool = False,
+) -> Study:
+    """Run what the folder does not hold yet.
+
+    Args:
+        out: folder; a stopped comparison goes on there.
+        cells: parts of names of the suite's cells; all by default.
+        loads: fractions of the best static share's capacity.
+        routers: of :data:`KNOWN`; the reference is run in any case.
+        staleness_ms: times between two reports; 0, 50 and 200 by default.
+        seeds: the first so many test seeds.
+        policy: spec; a search is run once per cell and load, under the reference router.
+        steps: windows per episode.
+        quick: three cells, two seeds, one minute, live signals and 200 ms.
+        processes: of the benchmarks.
+        progress: show a bar.
+
+    Raises:
+        ConfigError: something does not exist.
+        HelmGymError: a run failed.
+    """
+    steps = steps or (QUICK_STEPS if quick else STEPS)
+    apart = staleness_ms or (QUICK_STALENESS_MS if quick else STALENESS_MS)
+    chosen = tuple(TEST.seeds[: seeds or (QUICK_SEEDS if quick else SEEDS)])
+    check_test_seeds(chosen)
+    names = cells_named(cells or (QUICK_CELLS if quick else ()))
+    plan = _plan(names, loads, routers, apart, steps)
+    if not is_search(policy):
+        make_policy(policy)
+    out.mkdir(parents=True, exist_ok=True)
+    shares: dict[str, str] = {}
+    rows: list[Row] = []
+    live = plan[REFERENCE, Age(0.0, False)]
+    with _bar(len(live) + len(plan), progress) as advance:
+        for setting in live:
+            shares[_place(setting)] = _spec(setting.scenario, policy, out)
+            advance(f"{_place(setting)}: {shares[_place(setting)]}")
+        for (router, age), settings in plan.items():
+            if age.staleness_ms not in apart:
+                continue  # was there for the search alone
+            jobs = [Job(setting, shares[_place(setting)], chosen) for setting in settings]
+            folder = out / router / age.name.replace(", ", "-").replace(" ", "")
+            found = run_bench(jobs, folder, processes=processes)
+            rows += [{**row, "router_label": router, "age": age.name} for row in found.rows]
+            advance(f"{router}, {age.name}")
+    bad = [row for row in rows if row["status"] == FAILED]
+    if bad:
+        raise HelmGymError(f"{bad[0]['router_label']} in {bad[0]['cell']}: {bad[0]['reason']}")
+    _save(rows, out / "routers.parquet")
+    return Study(rows, shares, policy, quick)
+
+
+def _place(setting: Setting) -> str:
+    return f"{setting.cell} at {setting.load:g}"
+
+
+def _plan(
+    names: Sequence[str],
+    loads: Sequence[float],
+    routers: Sequence[str],
+    staleness_ms: Sequence[float],
+    steps: int,
+) -> dict[tuple[str, Age], list[Setting]]:
+    """Every cell at every load, by router and age; the reference with live signals is first."""
+    for name in routers:
+        if name not in KNOWN:
+            raise ConfigError(f"router {name!r} does not exist{nearest(name, KNOWN)}")
+    scenarios = [Scenario.load(name) for name in names]
+    check_frozen({scenario.name: scenario for scenario in scenarios})
+    wanted = [REFERENCE, *(r for r in dict.fromkeys(routers) if r != REFERENCE)]
+    return {
+        (router, age): [
+            _setting(scenario, load, router, age, steps) for scenario in scenarios for load in loads
+        ]
+        for age in ages([0.0, *staleness_ms])
+        for router in wanted
+        if not age.staleness_ms or router not in BLIND
+    }
+
+
+def _setting(scenario: Scenario, load: float, router: str, age: Age, steps: int) -> Setting:
+    """A cell under one router; written out in its rows, which no shipped name describes."""
+    settings = {"router.name": router, **VARIANTS.get(router, {}), **age.settings}
+    changes = changes_of(scenario, load, settings["router.name"], steps)
+    return Setting(PREFIX, scenario.name, scenario.replace({**changes, **settings}), shipped=False)
+
+
+def _spec(scenario: Scenario, policy: str, out: Path) -> str:
+    """The policy, or what its search finds; found once and kept beside the rows."""
+    if not is_search(policy):
+        return policy
+    path = out / "searches.json"
+    kept: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
+    key = f"{scenario.digest()} {policy} {code_digest(resolve.__module__)}"
+    if key not in kept:
+        kept[key] = resolve(scenario, policy)
+        write_text(path, json.dumps(kept, indent=1))
+    return kept[key]
+
+
+def _save(rows: Sequence[Row], path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kept = ("share_by_window", "p99_by_window", "latency", "scenario")  # are in the folders
+    table = pa.Table.from_pylist([{k: v for k, v in r.items() if k not in kept} for r in rows])
+    with replacing(path) as file:
+        pq.write_table(table, file, compression="zstd")
+
+
+@contextmanager
+def _bar(total: int, wanted: bool) -> Iterator[Any]:
+    from rich.console import Console
+    from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn(), TextColumn("{task.fields[n]}"))
+    with Progress(*columns, console=Console(stderr=True), disable=not wanted) as bar:
+        task = bar.add_task("routers", total=total, n="")
+        yield lambda note: bar.update(task, advance=1, n=note)

@@ -1,0 +1,1 @@
+"""Which scenarios, loads and seeds are used for what; capacities."""

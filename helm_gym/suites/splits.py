@@ -1,0 +1,199 @@
+"""What is for training, what for validation and what for test: seeds and scenarios, disjoint.
+
+Seeds are split for everybody. Scenarios are split for whatever is trained once and used in many
+cells: the three trends, whose surface mix and interests drift, are held out. Searches such as
+``static:best`` are tuned for a cell by definition, so they see it, but only on validation seeds:
+they are yardsticks that know the cell, and a trained policy that does not has to come near them.
+
+Sudden drifts and replays of real logs, which the paper suite has not, are a suite of their own that
+is held out as a whole: :mod:`helm_gym.suites.heldout`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from helm_gym.config.scenario import Scenario
+from helm_gym.errors import ConfigError
+from helm_gym.suites import heldout
+from helm_gym.suites.paper import CELLS, PREFIX, pinned
+from helm_gym.suites.seeds import EVALUATION_SEEDS, TRAINING_SEEDS, TUNING_SEEDS
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+VALIDATION_DATASET = "amazon-video-games"
+HELD_OUT_REGIME = "trend"
+
+
+@dataclass(frozen=True)
+class Split:
+    """One of the three."""
+
+    name: str
+    seeds: range
+    scenarios: tuple[str, ...]
+    use: str
+
+
+def _cells(wanted: str) -> tuple[str, ...]:
+    def split_of(dataset: str, regime: str) -> str:
+        if regime == HELD_OUT_REGIME:
+            return "test"
+        return "validation" if dataset == VALIDATION_DATASET else "training"
+
+    return tuple(cell.name for cell in CELLS if split_of(cell.dataset, cell.regime) == wanted)
+
+
+TRAINING = Split("training", TRAINING_SEEDS, _cells("training"), "policies learn from these")
+VALIDATION = Split(
+    "validation",
+    TUNING_SEEDS,
+    _cells("validation"),
+    "hyper-parameters and early stopping; searches use these seeds, in any cell",
+)
+TEST = Split("test", EVALUATION_SEEDS, (*_cells("test"), *heldout.CELLS), "comparisons only")
+SPLITS = (TRAINING, VALIDATION, TEST)
+"""Cells of training and validation are compared too, on test seeds; those of test are held out."""
+
+
+def substance(scenario: Scenario) -> str:
+    """16 hex digits of what a scenario is, whatever its name, load, router and episode length.
+
+    A policy that was trained at load 0.9 has seen the scenario at 0.95 as well, though the digests
+    of the two differ.
+    """
+    data = scenario.to_dict()
+    for name in ("name", "version", "description", "router", "episode"):
+        del data[name]
+    del data["workload"]["load"]
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def held_out(scenario: Scenario) -> bool:
+    """Whether training and validation never see this scenario."""
+    replayed = scenario.workload.replay is not None and scenario.name.startswith(heldout.HELD_OUT)
+    return replayed or scenario.name in TEST.scenarios
+
+
+def check_splits(splits: Sequence[Split] = SPLITS) -> None:
+    """Prove that no seed and no scenario is in two splits.
+
+    Raises:
+        ConfigError: one is; the message names it.
+    """
+    known = {name: substance(Scenario.load(name)) for split in splits for name in split.scenarios}
+    for a, b in combinations(splits, 2):
+        low, high = max(a.seeds.start, b.seeds.start), min(a.seeds.stop, b.seeds.stop)
+        if low < high:
+            raise ConfigError(
+                f"seeds {low} to {high - 1} are in {a.name} and in {b.name}; give each split its "
+                "own range"
+            )
+        for name, other in ((x, y) for x in a.scenarios for y in b.scenarios):
+            if known[name] == known[other]:
+                raise ConfigError(
+                    f"{name} ({a.name}) and {other} ({b.name}) are the same scenario but for name, "
+                    "load, router and episode; keep it in one split"
+                )
+
+
+def check_frozen(scenarios: Mapping[str, Scenario]) -> None:
+    """Prove that cells of the suite are those that were frozen.
+
+    Args:
+        scenarios: by name, as loaded, before anything was replaced.
+
+    Raises:
+        ConfigError: a file of the suite was changed.
+    """
+    frozen = {**pinned(), **heldout.frozen()}
+    for name, scenario in scenarios.items():
+        if name in frozen and scenario.digest() != frozen[name]:
+            raise ConfigError(
+                f"{name} has digest {scenario.digest()}, but its suite was frozen with "
+                f"{frozen[name]}: its rows would not compare with anybody's; restore the file, or "
+                "give the changed scenario another name"
+            )
+
+
+def check_test_seeds(seeds: Sequence[int]) -> None:
+    """Refuse to compare on seeds that training or a search may have seen.
+
+    Raises:
+        ConfigError: a seed is in another split, or in none.
+    """
+    for seed in seeds:
+        if seed not in TEST.seeds:
+            where = [split.name for split in SPLITS if seed in split.seeds]
+            raise ConfigError(
+                f"seed {seed} is for {where[0] if where else 'measuring capacities'}: a comparison "
+                f"on it would reward what was seen before; use {TEST.seeds.start} to "
+                f"{TEST.seeds.stop - 1}"
+            )
+
+
+def check_training(scenario: str, seeds: Sequence[int], spec: str = "training") -> None:
+    """Refuse training on what is held out.
+
+    Args:
+        scenario: name of the one that is trained on.
+        seeds: of its clusters.
+        spec: what is trained, for the message.
+
+    Raises:
+        ConfigError: the scenario or a seed belongs to validation or test.
+    """
+    for split in (VALIDATION, TEST):
+        if scenario in split.scenarios:
+            raise ConfigError(
+                f"{spec}: trained on {scenario}, which is for {split.name}; train on one of "
+                f"{', '.join(TRAINING.scenarios)}, or on a scenario outside the suite"
+            )
+        wrong = [seed for seed in seeds if seed in split.seeds]
+        if wrong:
+            raise ConfigError(
+                f"{spec}: trained on seed {wrong[0]}, which is for {split.name}; train with seeds "
+                f"below {TRAINING.seeds.stop}"
+            )
+
+
+def check_policy(spec: str, policy: Any, planned: Mapping[str, str]) -> None:
+    """Refuse a trained policy whose model file says that it has seen what is held out.
+
+    Args:
+        spec: names it in the message.
+        policy: one with a ``card``, as ``ppo:`` policies have, or any other, which says nothing.
+        planned: name by digest of the held-out scenarios that will be compared on.
+    """
+    card = getattr(policy, "card", None)
+    if card is None:
+        return
+    check_training(str(card.scenario), [int(card.seed)], spec)
+    if card.scenario_digest in planned:
+        raise ConfigError(
+            f"{spec}: trained on {planned[card.scenario_digest]}, under the name {card.scenario}; "
+            "it is held out"
+        )
+
+
+def split_table() -> Table:
+    """The splits, for people."""
+    from rich.table import Table
+
+    table = Table(title=f"Splits of {PREFIX} and {heldout.HELD_OUT}")
+    for heading in ("split", "seeds", "scenarios", "for"):
+        table.add_column(heading)
+    for split in SPLITS:
+        names = "\n".join(_short(split.scenarios))
+        table.add_row(split.name, f"{split.seeds.start}-{split.seeds.stop - 1}", names, split.use)
+    return table
+
+
+def _short(names: Sequence[str]) -> Iterator[str]:
+    return (name.removeprefix(f"{PREFIX}-") for name in names)

@@ -1,0 +1,73 @@
+"""The comparison on drifts: what is run, that it goes on after an interruption, what it writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from helm_gym.cli import app
+from helm_gym.errors import ConfigError
+from helm_gym.studies.adaptation import study as room
+from helm_gym.suites import splits as bench_splits
+
+SHORT = ["--steps", "6", "--seeds", "2", "--quiet", "--drift", "amazon-books-flips"]
+PAIR = ["-p", "static:0.5", "-p", "adapted:static:0.5"]
+
+
+def test_drifts_are_held_out_and_long() -> None:
+    found = room.drifts()
+    trained = set(bench_splits.TRAINING.scenarios) | set(bench_splits.VALIDATION.scenarios)
+    assert not trained & set(found)
+    assert sum("flips" in name for name in found) == 3
+    assert sum(room.MODEL in name for name in found) == 3
+    for scenario in found.values():
+        assert scenario.episode.steps * scenario.episode.step_s >= 1_200.0
+        assert scenario.workload.load == room.LOAD
+    models = {s.hardware.model.name for name, s in found.items() if room.MODEL in name}
+    assert models == {room.MODEL}
+
+
+def test_policies_are_named_once_and_exist(tmp_path: Path) -> None:
+    for policies in ((), ("balance", "balance"), ("balance", "adapted:balanse")):
+        with pytest.raises(ConfigError):
+            room.study(room.drifts(), policies, seeds=1, out=tmp_path)
+
+
+def test_the_command_writes_a_table_and_a_figure_and_goes_on(tmp_path: Path) -> None:
+    command = ["adapt", *SHORT, *PAIR, "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    table = (tmp_path / "adapt.md").read_text("utf-8")
+    assert table.count("amazon-books-flips") == 2
+    assert "`adapted:static:0.5`" in table
+    assert (tmp_path / "adapt.svg").read_text("utf-8").startswith("<svg")
+
+    (file,) = tmp_path.glob("*.json")
+    written = file.stat().st_mtime_ns
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert file.stat().st_mtime_ns == written
+    other = [part if part != "6" else "5" for part in command]
+    assert CliRunner().invoke(app, other).exit_code == 0
+    assert file.stat().st_mtime_ns != written
+
+
+def test_differences_are_paired_with_the_first_policy() -> None:
+    def entry(asked: str, tails: list[float]) -> dict[str, object]:
+        figures = {name: tails for name in room.FIGURES}
+        return {"asked": asked, "spec": asked, "figures": figures, "reward": [[1.0, 2.0, 4.0]] * 2,
+                "trips": [1, 2]}  # fmt: skip
+
+    result = {"drift": "d", "entries": [entry("a", [10.0, 30.0]), entry("b", [9.0, 29.0])]}
+    found = room.difference(result, result["entries"][1], "tail_ms")
+    assert (found.mean, found.low, found.high) == (-1.0, -1.0, -1.0)
+    np.testing.assert_allclose(room.reward_by_third(result["entries"][1]), [1.0, 2.0, 4.0])
+    assert "| -1.00 [-1.00, -1.00] |" in room.markdown([result])
+
+
+def test_an_unknown_drift_is_refused(tmp_path: Path) -> None:
+    asked = ["adapt", *PAIR, "--drift", "nothing-like-it", "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 2
