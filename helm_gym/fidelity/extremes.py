@@ -11,7 +11,8 @@ import numpy as np
 from helm_gym.config.routers import ROUTERS
 from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError
-from helm_gym.workload.session_laws import mean_gap, mean_length
+from helm_gym.sim.lowering import lower
+from helm_gym.sim.simulator import SETTLE_AT_MOST_S, SETTLE_SESSIONS
 
 BASE = "feasibility"
 NODES = (1, 1, 2, 2, 3, 8, 8, 33, 63, 64, 65, 128, 1000, 1024)
@@ -19,7 +20,7 @@ SHARDS = (2, 3, 5, 64, 65, 333, 1024, 4096)
 MOST_PAGES = 1 << 17  # nodes times shards
 MOST_USERS = 1 << 21  # nodes times users
 MOST_SETTLING = 1e5  # requests before the first window
-SETTLE_S = 7200.0
+SURFACES = ("A", "B")
 
 # Least and greatest value by path; what costs memory or time stops short of its range.
 _COEFFICIENT, _RATE = (1e-12, 1e6), (1e-6, 1e12)
@@ -124,6 +125,10 @@ def draw_changes(rng: np.random.Generator, folder: Path) -> dict[str, Any]:
         "router.spare_only": bool(rng.random() < 0.5),
         "router.staleness_ms": float(rng.choice([0.0, min(500.0, max(0.1, 20.0 * step_s))])),
         "workload.profile.history.shortest": 1,
+        "workload.surfaces": [
+            {"name": name, "candidates": round(_extreme(rng, 1, 1 << 14))} for name in SURFACES
+        ],
+        "workload.mix": {},
         "workload.regime": _regime(rng),
         "structure_seed": int(rng.integers(0, 1 << 32)),
         "extrapolates": [],
@@ -152,9 +157,8 @@ def draw_scenario(rng: np.random.Generator, folder: Path) -> Scenario:
     changes = draw_changes(rng, folder)
     name = f"extreme-{changes['router.name']}-{changes['workload.regime']['kind']}"
     scenario = Scenario.load(BASE).replace({**changes, "name": name})
-    profile, regime = scenario.workload.profile, changes["workload.regime"]
-    duration = mean_length(profile.session_length) * mean_gap(profile.gap, 1.0)
-    settling = max(min(24.0 * duration, SETTLE_S), 1e-3)
+    regime, duration = changes["workload.regime"], lower(scenario).session_s
+    settling = max(min(SETTLE_SESSIONS * duration, SETTLE_AT_MOST_S), 1e-3)
     peak = min(10.0 ** rng.uniform(1, 4) / scenario.episode.step_s, MOST_SETTLING / settling)
     rate_per_node = peak / max(regime.get("amplitude", 1.0), 1.0) / scenario.nodes
     if rate_per_node < 0.01:
@@ -178,7 +182,7 @@ def _regime(rng: np.random.Generator) -> dict[str, Any]:
     if kind == "phases":
         phases = [
             {"duration_s": float(rng.choice([1.0, 1.5, 30.0, 1e5])), "mix": {name: 1.0}}
-            for name in _surfaces()
+            for name in SURFACES
         ]
         return {"kind": kind, "phases": phases, "ramp_s": float(rng.choice([0.0, 20.0, 1e6]))}
     if kind == "trend":
@@ -202,10 +206,6 @@ def _regime(rng: np.random.Generator) -> dict[str, Any]:
             "newcomers": _extreme(rng, 1e-6, 2),
         }
     return {"kind": kind}
-
-
-def _surfaces() -> list[str]:
-    return [surface.name for surface in Scenario.load(BASE).workload.surfaces]
 
 
 def _refill(rng: np.random.Generator, shards: int, table_gb: float) -> dict[str, Any]:
