@@ -110,8 +110,8 @@ def _positive(quantity: Any) -> Any:
         if isinstance(data, Mapping)
         else None
     )
-    if isinstance(value, (int, float)) and value <= 0:
-        raise ValueError(f"must be greater than 0, got {value:g}")
+    if isinstance(value, (int, float)) and not value > 0:
+        raise ValueError(f"must be greater than 0, got {value!r:.20}")
     return data
 
 

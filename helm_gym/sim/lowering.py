@@ -53,9 +53,9 @@ def lower(scenario: Scenario) -> Lowered:
     cache = _cache(scenario, log, rng)
     source, session_s, concurrency = _source(scenario, schedule, log)
     params = Params(cost, cache, _routing(scenario, cost), source)
-    users = _users(scenario, source.regular_users, log, rng)
-    sizes = _sizes(scenario, params, users.size, session_s, concurrency)
+    sizes = _sizes(scenario, params, _user_count(scenario, log), session_s, concurrency)
     _refuse_large_state(sizes)
+    users = _users(scenario, source.regular_users, log, rng)
     return Lowered(params, sizes, users, schedule, session_s)
 
 
