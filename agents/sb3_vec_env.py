@@ -28,20 +28,22 @@ class Sb3VecEnv(VecEnv):
     """A native vector environment as SB3 expects it, with episode statistics.
 
     Args:
-        vector_env: any Gymnasium vector environment with ``autoreset_mode`` SAME_STEP.
+        vector_env: any Gymnasium vector environment with ``autoreset_mode`` SAME_STEP, or one of
+            ours in Gymnasium's default mode, which has not been reset yet and is switched over.
         info_keys: which of its infos every row's dictionary carries; ``None`` is all of them, as
             ``DummyVecEnv`` has it. With thousands of rows pass ``()`` and read
             :attr:`vector_infos`, the arrays of the last step. A row whose episode ended always
             carries its final info.
 
     Raises:
-        ConfigError: the environment does not reset in the same step, or is not a vector env.
+        ConfigError: the environment does not reset in the same step, cannot be switched over, or
+            is not a vector env.
     """
 
     def __init__(
         self, vector_env: VectorEnv[Any, Any, Any], info_keys: Iterable[str] | None = None
     ) -> None:
-        _check_autoreset(vector_env)
+        _need_same_step(vector_env)
         self.vector_env = vector_env
         self.vector_infos: Mapping[str, Any] = {}
         self._info_keys = None if info_keys is None else tuple(info_keys)
@@ -59,12 +61,12 @@ class Sb3VecEnv(VecEnv):
         Returns:
             (rows, ...) observations, a copy.
         """
+        options = self._shared_options()
         # seed() numbers the rows from one seed on, which is what a vector env does with an int.
         seed = self._seed_list or self._seeds[0]
-        observations, infos = self.vector_env.reset(seed=seed, options=self._shared_options())  # type: ignore[arg-type]
+        observations, infos = self.vector_env.reset(seed=seed, options=options)  # type: ignore[arg-type]
         self._seed_list = None
         self._reset_seeds()
-        self._reset_options()
         self._returns[:] = 0.0
         self._lengths[:] = 0
         self.vector_infos = infos
@@ -144,8 +146,8 @@ class Sb3VecEnv(VecEnv):
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """Value of an attribute, once per asked row.
 
-        A native vector environment has one value for all rows; where there are environments
-        inside (Gymnasium's Sync- and AsyncVectorEnv) each row has its own.
+        A vector environment with a ``get_attr`` (Gymnasium's Sync- and AsyncVectorEnv, and ours)
+        has a value per row; any other has one for all of them.
         """
         rows = list(self._get_indices(indices))
         inner = getattr(self.vector_env, "get_attr", None)
@@ -215,8 +217,10 @@ class Sb3VecEnv(VecEnv):
         self.vector_env.set_state(state["vector_env"])  # type: ignore[attr-defined]
 
     def _shared_options(self) -> dict[str, Any] | None:
-        first = self._options[0]
-        if any(other != first for other in self._options[1:]):
+        """Options of the next reset; they are used up, whether they can be used or not."""
+        first, *others = self._options
+        self._reset_options()
+        if any(other != first for other in others):
             raise ConfigError(
                 "set_options() was given different options for different rows, but the rows are "
                 "one vector environment that takes one set; pass a single dict"
@@ -252,22 +256,26 @@ class _All:
 _ALL = _All()
 
 
-def _check_autoreset(vector_env: VectorEnv[Any, Any, Any]) -> None:
+def _need_same_step(vector_env: VectorEnv[Any, Any, Any]) -> None:
+    """Refuse an environment that does not reset in the same step and cannot be told to."""
     if not isinstance(vector_env, VectorEnv):
         raise ConfigError(
             f"Sb3VecEnv adapts a gymnasium.vector.VectorEnv, got {type(vector_env).__name__}. SB3 "
             "takes a single environment as it is; for many, use gym.make_vec(...)"
         )
-    mode = vector_env.metadata.get("autoreset_mode")
-    if AutoresetMode.SAME_STEP not in (mode, _as_mode(mode)):
-        given = "none" if mode is None else str(mode)
-        raise ConfigError(
-            f"{type(vector_env).__name__} declares autoreset mode {given}, but SB3 expects the "
-            "first observation of the next episode in the step that ends one; make the "
-            "environment with autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP"
-        )
-
-
-def _as_mode(mode: Any) -> AutoresetMode | None:
-    values = {m.value: m for m in AutoresetMode}
-    return values.get(mode) if isinstance(mode, str) else None
+    given = vector_env.metadata.get("autoreset_mode")
+    known: dict[Any, AutoresetMode] = {name: m for m in AutoresetMode for name in (m, m.value)}
+    mode = known.get(given)
+    if mode is AutoresetMode.SAME_STEP:
+        return
+    # Not through wrappers, which may have read the mode already.
+    switch = getattr(type(vector_env), "set_autoreset_mode", None)
+    if switch is not None and mode is AutoresetMode.NEXT_STEP:
+        switch(vector_env, AutoresetMode.SAME_STEP)
+        return
+    raise ConfigError(
+        f"{type(vector_env).__name__} declares autoreset mode {given}, but SB3 expects the first "
+        "observation of the next episode in the step that ends one; make the environment with "
+        "autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP, such as gym.make_vec("
+        '"helm_gym/EmbKvAllocation-v0", 16, autoreset_mode="SameStep")'
+    )

@@ -81,7 +81,7 @@ def _static(spec: str, rest: str) -> Policy:
     try:
         share = float(rest)
     except ValueError:
-        hint = nearest(rest, ("best",)) if rest.isalpha() else ""
+        hint = nearest(f"static:{rest}", ("static:best",)) if rest.isalpha() else ""
         raise ConfigError(f"policy {spec!r} needs a share{hint}; write {FORMS['static']}") from None
     return StaticPolicy(share)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
+from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
 from numpy.typing import NDArray
 
 from helm_gym.config.scenario import Episode
@@ -17,11 +18,45 @@ ArrayT = TypeVar("ArrayT", bound=np.generic)
 Control = Literal["cluster", "per_node", "node"]
 
 CONTROLS: tuple[str, ...] = get_args(Control)
+ACTIONS = ("share", "choice")
+"""What an action is: the EMB share itself, or the index of one of :data:`INCREMENTS`."""
+
 INCREMENTS = (-0.06, -0.04, -0.02, 0.0, 0.02, 0.04, 0.06)
 """HELM's seven discrete changes of the EMB share (one secondary reading)."""
 
 ROUNDING = 1e-6
 """A change below this is what rounding an action to float32 does, and moves nothing."""
+
+_INCREMENTS = np.array(INCREMENTS)
+
+
+def choice_space(shares: int) -> Space[Any]:
+    """Indices into :data:`INCREMENTS`: one, or one for each of several shares."""
+    return Discrete(len(INCREMENTS)) if shares == 1 else MultiDiscrete([len(INCREMENTS)] * shares)
+
+
+def chosen_increments(choice: Any, shape: tuple[int, ...]) -> Floats:
+    """Changes of the EMB share that indices into :data:`INCREMENTS` stand for.
+
+    Args:
+        choice: as many integers as ``shape`` has places.
+        shape: of the result.
+
+    Raises:
+        InvalidAction: the number of indices is wrong, or one of them names no increment.
+    """
+    array = np.asarray(choice)
+    if array.dtype.kind not in "iu" or array.size != np.prod(shape, dtype=int):
+        raise InvalidAction(
+            f"action {choice!r:.60} is not an integer index per share; the shape is {shape} and "
+            f"0 to {len(INCREMENTS) - 1} stand for {INCREMENTS}"
+        )
+    if array.size and (array.min() < 0 or array.max() >= len(INCREMENTS)):
+        raise InvalidAction(
+            f"action {choice!r:.60} names no increment; 0 to {len(INCREMENTS) - 1} stand for "
+            f"{INCREMENTS}"
+        )
+    return np.asarray(_INCREMENTS[array.reshape(shape)])
 
 
 @dataclass(frozen=True)
@@ -33,15 +68,27 @@ class Layout:
             cluster and its action has one share per node; ``node``, a row is one node.
         clusters: B.
         nodes: M, per cluster.
+        action: one of :data:`ACTIONS`.
     """
 
     control: str
     clusters: int
     nodes: int
+    action: str = "share"
 
     def __post_init__(self) -> None:
         if self.control not in CONTROLS:
             raise ConfigError(f"control={self.control!r}{nearest(str(self.control), CONTROLS)}")
+        if self.action not in ACTIONS:
+            raise ConfigError(f"action={self.action!r}{nearest(str(self.action), ACTIONS)}")
+        counts = isinstance(self.clusters, (int, np.integer)) and not isinstance(
+            self.clusters, bool
+        )
+        if not counts or self.clusters < 1:
+            raise ConfigError(
+                f"num_envs={self.clusters!r:.60} is no number of clusters; write an integer of at "
+                "least 1, and all other arguments by name"
+            )
 
     @property
     def rows_per_cluster(self) -> int:
@@ -57,6 +104,13 @@ class Layout:
     def shares_per_row(self) -> int:
         """Length of one row's action."""
         return self.nodes if self.control == "per_node" else 1
+
+    @property
+    def action_space(self) -> Space[Any]:
+        """What one row may do."""
+        if self.action == "choice":
+            return choice_space(self.shares_per_row)
+        return Box(0.0, 1.0, (self.shares_per_row,), np.float32)
 
     @property
     def sees_nodes(self) -> bool:
@@ -80,8 +134,23 @@ class Layout:
         """View (rows, ...) values as (B, rows per cluster, ...)."""
         return values.reshape(self.clusters, self.rows_per_cluster, *values.shape[1:])
 
+    def asked(self, actions: Any, shares: Floats) -> Floats:
+        """(B, M) EMB shares that the actions of all rows ask for, whatever an action is.
+
+        Args:
+            actions: (rows, shares per row) EMB shares, or indices of as many increments.
+            shares: (B, M) in force.
+
+        Raises:
+            InvalidAction: the shape is wrong, or an action is none.
+        """
+        if self.action == "choice":
+            held = self.row_shares(shares)
+            return self.targets(held + chosen_increments(actions, held.shape))
+        return self.targets(actions)
+
     def targets(self, actions: Any) -> Floats:
-        """Turn the actions of all rows into (B, M) EMB shares that they ask for.
+        """Turn one EMB share per row, or per node of a row, into (B, M) EMB shares.
 
         Raises:
             InvalidAction: the shape is wrong, or a share is not a finite number.

@@ -26,6 +26,7 @@ class Resumable(Protocol):
     reward_config: RewardConfig
     clusters: int
     control: str
+    action: str
     observation: str
     autoreset_mode: AutoresetMode
     simulator: Simulator
@@ -46,6 +47,7 @@ def _made_for(env: Resumable) -> dict[str, Any]:
         "reward": env.reward_config.digest(),
         "clusters": env.clusters,
         "control": env.control,
+        "action": env.action,
         "observation": env.observation,
         "autoreset_mode": env.autoreset_mode.value,
     }

@@ -1,4 +1,8 @@
-"""Infos in Gymnasium's vector format: an array per key, and a mask ``_key`` of its rows."""
+"""Infos in Gymnasium's vector format: an array per key, and a mask ``_key`` of its rows.
+
+Keys are flat: the term NAME of a reward is ``reward_terms/NAME``. Frameworks copy infos key by key
+into arrays, and nested dictionaries break them.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +15,16 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-Values = Mapping[str, "Floats | dict[str, Floats]"]
+Values = Mapping[str, Floats]
+TERM_PREFIX = "reward_terms/"
+"""What the keys of the weighted terms of a reward begin with."""
 
 
 def vector_infos(values: Values, rows: Mask) -> dict[str, Any]:
     """Lay values out as ``gymnasium.vector.VectorEnv`` would collect them row by row.
 
     Args:
-        values: (rows,) arrays by name, or such mappings.
+        values: (rows,) arrays by name.
         rows: (rows,) which rows have them; the others read 0.
 
     Returns:
@@ -26,10 +32,7 @@ def vector_infos(values: Values, rows: Mask) -> dict[str, Any]:
     """
     everyone = bool(rows.all())
     infos: dict[str, Any] = {
-        key: vector_infos(value, rows)
-        if isinstance(value, dict)
-        else (value if everyone else np.where(rows, value, 0.0))
-        for key, value in values.items()
+        key: value if everyone else np.where(rows, value, 0.0) for key, value in values.items()
     }
     infos.update(zip(_masks(tuple(values)), rows[None].repeat(len(values), axis=0), strict=True))
     return infos
@@ -60,10 +63,20 @@ def final_infos(observations: NDArray[np.float32], values: Values, rows: Mask) -
     }
 
 
-def single_info(infos: Mapping[str, Any]) -> dict[str, Any]:
-    """Infos of a one-row vector environment as plain numbers, without masks."""
-    return {
-        key: single_info(value) if isinstance(value, Mapping) else float(value[0])
-        for key, value in infos.items()
-        if not key.startswith("_")
-    }
+def single_info(infos: Mapping[str, Any]) -> dict[str, np.float64]:
+    """Infos of a one-row vector environment as NumPy scalars, without masks.
+
+    TorchRL reads the ``dtype`` of every info, which Python's own numbers do not have.
+    """
+    return {key: value[0] for key, value in infos.items() if not key.startswith("_")}
+
+
+@cache
+def _term_keys(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Keys of reward terms."""
+    return tuple(f"{TERM_PREFIX}{name}" for name in names)
+
+
+def term_values(terms: Mapping[str, Floats]) -> dict[str, Floats]:
+    """Weighted terms of a reward under their keys in infos."""
+    return dict(zip(_term_keys(tuple(terms)), terms.values(), strict=True))

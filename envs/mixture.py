@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from helm_gym.config.scenario import Scenario
 from helm_gym.envs import resets
 from helm_gym.envs.action import Layout
-from helm_gym.envs.vector_env import RENDERING, EmbKvVectorEnv
+from helm_gym.envs.arguments import RENDERING
+from helm_gym.envs.vector_env import EmbKvVectorEnv
 from helm_gym.errors import CheckpointError, ConfigError
 
 Array = NDArray[Any]
 Infos = Mapping[str, Any]
 T = TypeVar("T")
-SAME = ("nodes", "control", "observation", "reward_config")
+SAME = ("nodes", "control", "action", "observation", "reward_config")
 """What all parts have to have in common, besides their spaces."""
 
 
@@ -42,6 +43,7 @@ class MixtureVectorEnv(VectorEnv[Array, Array, Array]):
         ConfigError: there is no part, or they differ in more than the scenario.
     """
 
+    closed = True  # until the constructor is through
     metadata: dict[str, Any] = {**RENDERING, "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
 
     def __init__(self, parts: Sequence[EmbKvVectorEnv], threads: int = 1) -> None:
@@ -51,7 +53,8 @@ class MixtureVectorEnv(VectorEnv[Array, Array, Array]):
         self.nodes, self.control, self.observation = first.nodes, first.control, first.observation
         self.reward_config, self.autoreset_mode = first.reward_config, first.autoreset_mode
         self.clusters = sum(part.clusters for part in parts)
-        self.layout = Layout(self.control, self.clusters, self.nodes)
+        self.action = first.action
+        self.layout = Layout(self.control, self.clusters, self.nodes, self.action)
         self.num_envs = self.layout.rows
         self.single_observation_space = first.single_observation_space
         self.single_action_space = first.single_action_space
@@ -62,6 +65,7 @@ class MixtureVectorEnv(VectorEnv[Array, Array, Array]):
         self._rows = _slices([part.num_envs for part in parts])
         self._of_clusters = _slices([part.clusters for part in parts])
         self._seen: Array | None = None  # last observations of all rows
+        self.closed = False
 
     @property
     def scenarios(self) -> tuple[Scenario, ...]:
@@ -119,10 +123,10 @@ class MixtureVectorEnv(VectorEnv[Array, Array, Array]):
         """Simulate one window in every cluster; see :meth:`EmbKvVectorEnv.step`.
 
         Raises:
-            InvalidAction: wrong shape or not finite; nothing has been simulated.
+            InvalidAction: wrong shape or no action; nothing has been simulated.
             ResetNeeded: no episode began.
         """
-        self.layout.targets(actions)
+        self.layout.asked(actions, self.shares)  # refuses before any part is stepped
         if self._seen is None:
             raise ResetNeeded("no episode has begun; call reset() before step()")
         whole = np.asarray(actions)
@@ -142,6 +146,10 @@ class MixtureVectorEnv(VectorEnv[Array, Array, Array]):
         if self.render_mode is None:
             return self._first.render()
         return tuple(line for part in self.parts for line in part.render() or ())
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """What a single environment in each row's place would have as attribute ``name``."""
+        return tuple(value for part in self.parts for value in part.get_attr(name))
 
     def get_state(self) -> dict[str, Any]:
         """Everything that decides what happens next, as NumPy arrays and plain values."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
 from helm_gym.config.scenario import Scenario
@@ -101,6 +102,20 @@ class Observer:
         self._longest = scenario.hardware.model.max_history.value
         self._most = max(surface.candidates.value for surface in workload.surfaces)
         self.rates: Floats = np.ones((layout.clusters, described, 2))  # fast and slow, of nominal
+
+    def space(self, layout: Layout, flat: bool) -> Box:
+        """What one row sees: (features,), or with ``per_node`` (M, features).
+
+        Args:
+            layout: how rows map to clusters and nodes.
+            flat: lay (M, features) out as (M * features,).
+        """
+        low, high = self.low, self.high
+        if layout.control == "per_node":
+            low, high = np.tile(low, (layout.nodes, 1)), np.tile(high, (layout.nodes, 1))
+        if flat:
+            low, high = low.reshape(-1), high.reshape(-1)
+        return Box(low, high, dtype=np.float32)
 
     def start(self, telemetry: Telemetry, clusters: NDArray[np.bool_]) -> None:
         """Begin the averages of some clusters with their last warm-up window."""

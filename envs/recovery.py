@@ -204,6 +204,11 @@ def _refuse(env: Any, wanted: type[Any], wrapper: str) -> None:
         raise ConfigError(
             f"{wrapper} overrides EMB shares, but {env} has none; wrap an {wanted.__name__}"
         )
+    if getattr(base, "vector_env", base).action != "share":
+        raise ConfigError(
+            f"{wrapper} overrides EMB shares, but {env} takes increments; make it with "
+            f'action="share", and put DeltaAction or VectorDeltaAction around {wrapper}'
+        )
     if env.action_space != base.action_space:
         raise ConfigError(
             f"{wrapper} overrides EMB shares, but {env} takes other actions; put {wrapper} around "

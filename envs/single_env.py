@@ -11,9 +11,10 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from helm_gym.config.scenario import Scenario
+from helm_gym.envs.arguments import RENDERING, PlainSpec, refuse, takes_env_config
 from helm_gym.envs.infos import single_info
 from helm_gym.envs.reward import RewardConfig
-from helm_gym.envs.vector_env import RENDERING, EmbKvVectorEnv, refuse
+from helm_gym.envs.vector_env import EmbKvVectorEnv
 from helm_gym.errors import ConfigError, InvalidAction
 
 
@@ -28,19 +29,24 @@ class EmbKvEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     moving the boundary costs: evicted KV at once, and refill copies over the same link. A step is
     one decision period (``episode.step_s``, 5 s) in which every request is simulated.
 
-    Two ids are registered: ``helm_gym/EmbKvAllocation-v0`` has one share for all nodes,
-    ``helm_gym/EmbKvAllocationPerNode-v0`` one per node. Both are also in ``gymnasium.make_vec``.
+    Four ids are registered: ``helm_gym/EmbKvAllocation-v0`` has one share for all nodes,
+    ``helm_gym/EmbKvAllocationPerNode-v0`` one per node, and the two with ``Discrete`` in their name
+    take one of HELM's seven increments in place of a share. All are also in ``gymnasium.make_vec``,
+    where ``control="node"`` makes a row of every node.
 
     ## Action Space
     | Id | Space | Meaning |
     |---|---|---|
     | `EmbKvAllocation-v0` | `Box(0, 1, (1,), float32)` | EMB share wanted on every node |
     | `EmbKvAllocationPerNode-v0` | `Box(0, 1, (M,), float32)` | EMB share wanted on each node |
+    | `EmbKvAllocationDiscrete-v0` | `Discrete(7)` | increment of the share of every node |
+    | `EmbKvAllocationPerNodeDiscrete-v0` | `MultiDiscrete([7] * M)` | increment on each node |
 
     The share in force becomes the wanted one, clipped to ``episode.share_min`` and ``share_max``
-    (0.1 and 0.9) and at most ``episode.max_step`` away from the last one if that is set.
-    ``helm_gym.envs.DeltaAction`` offers HELM's seven increments instead. A learner that wants a
-    symmetric range wraps the environment in ``gymnasium.wrappers.RescaleAction(env, -1, 1)``.
+    (0.1 and 0.9) and at most ``episode.max_step`` away from the last one if that is set. Choices 0
+    to 6 want the share in force plus -0.06, -0.04, -0.02, 0, 0.02, 0.04 and 0.06. A learner that
+    prefers a symmetric range wraps an environment of shares in
+    ``gymnasium.wrappers.RescaleAction(env, -1, 1)``.
 
     ## Observation Space
     `Box(float32)`. ``observation="paper7"`` gives numbers 0-6, ``"extended"`` all. With
@@ -78,7 +84,8 @@ class EmbKvEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
     ## Rewards
     A weighted sum of named terms, see :mod:`helm_gym.envs.reward`. The default ``"paper"`` is SLO
     satisfaction - 0.1 * max(0, P99 - SLO) / SLO; HELM's own weight is not known, 0.1 is ours.
-    ``info["reward_terms"]`` has the weighted terms, whose sum in their order is the reward.
+    ``info["reward_terms/NAME"]`` is the weighted term NAME; the sum of all in their order is the
+    reward.
 
     ## Starting State
     Caches are warm: a cluster is put on one of ``episode.warm_starts`` snapshots of a warm-up with
@@ -92,32 +99,38 @@ class EmbKvEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
 
     ## Information
     Every figure of :data:`helm_gym.metrics.METRICS`, for the cluster and the last window, and
-    ``reward_terms``. Latency quantiles are NaN when no request was served.
+    ``reward_terms/NAME`` for every term of the reward, as NumPy scalars. Latency quantiles are NaN
+    when no request was served.
 
     ## Arguments
     ``scenario`` (name, YAML path, mapping or Scenario), ``overrides`` (dotted paths, such as
-    ``{"workload.load": 0.95}``), ``control`` (``cluster`` or ``per_node``), ``observation``,
-    ``reward``, ``render_mode`` (``ansi``), ``flat``. Unknown ones raise a ConfigError.
+    ``{"workload.load": 0.95}``), ``control`` (``cluster`` or ``per_node``), ``action`` (``share``
+    or ``choice``), ``observation``, ``reward``, ``render_mode`` (``ansi``), ``flat``. Unknown ones
+    raise an ArgumentError. A mapping of them may be the first argument, as RLlib passes its
+    ``env_config``.
 
     ## Version History
     * v0: first version.
     """
 
     metadata: dict[str, Any] = {**RENDERING}  # noqa: RUF012
+    spec = PlainSpec()
 
+    @takes_env_config
     def __init__(
         self,
         scenario: str | Mapping[str, Any] | Scenario = "taobao-shift",
         *,
         overrides: Mapping[str, Any] | None = None,
         control: str = "cluster",
+        action: str = "share",
         observation: str = "paper7",
         reward: str | Mapping[str, Any] | RewardConfig = "paper",
         render_mode: str | None = None,
         flat: bool = False,
         **unknown: Any,
     ) -> None:
-        refuse(type(self), unknown)
+        refuse(type(self), unknown, render_mode)
         if control == "node":
             raise ConfigError(
                 'control="node" makes a row of every node, and a single environment has one row; '
@@ -128,6 +141,7 @@ class EmbKvEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
             scenario=scenario,
             overrides=overrides,
             control=control,
+            action=action,
             observation=observation,
             reward=reward,
             autoreset_mode=AutoresetMode.DISABLED,
@@ -163,11 +177,11 @@ class EmbKvEnv(gym.Env[NDArray[np.float32], NDArray[Any]]):
         """Put new shares into force and simulate one window.
 
         Raises:
-            InvalidAction: wrong shape or not finite; nothing has been simulated.
+            InvalidAction: wrong shape or no action; nothing has been simulated.
             gymnasium.error.ResetNeeded: the episode is over, or none began.
         """
         wanted = self.action_space.shape
-        if np.shape(action) != wanted:
+        if self.vector_env.action == "share" and np.shape(action) != wanted:
             raise InvalidAction(
                 f"the action has shape {np.shape(action)}, but control="
                 f"{self.vector_env.control!r} takes shape {wanted}; write np.full({wanted}, 0.5)"

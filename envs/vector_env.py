@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium import logger
 from gymnasium.error import ResetNeeded
-from gymnasium.spaces import Box
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -18,11 +16,12 @@ from numpy.typing import NDArray
 from helm_gym.config.scenario import Scenario
 from helm_gym.envs import checkpoint, resets
 from helm_gym.envs.action import Layout, move
-from helm_gym.envs.infos import Values, final_infos, vector_infos
+from helm_gym.envs.arguments import RENDERING, PlainSpec, load_scenario, refuse
+from helm_gym.envs.infos import Values, final_infos, term_values, vector_infos
 from helm_gym.envs.observation import Observer
 from helm_gym.envs.rendering import text_line
 from helm_gym.envs.reward import Reward, RewardConfig, total
-from helm_gym.errors import ConfigError, nearest
+from helm_gym.errors import ConfigError
 from helm_gym.metrics import window_metrics
 from helm_gym.seeding import draw_streams
 from helm_gym.sim.simulator import Simulator, Telemetry
@@ -31,8 +30,8 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Observations = NDArray[np.float32]
 
-RENDERING: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 4}
-INSTEAD = {"max_episode_steps": "; write overrides={'episode.steps': ...}"}
+PER_CLUSTER = ("shares", "previous_share", "refill_pace", "np_random", "np_random_seed")
+"""Attributes with one value per cluster."""
 
 
 class EmbKvVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
@@ -44,28 +43,40 @@ class EmbKvVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
     either way it is bit for bit the single environment with that seed, whatever the number of
     clusters or threads. ``reset()`` continues each cluster's generator.
 
-    Infos have an array per figure of :data:`helm_gym.metrics.METRICS`, and ``reward_terms``. A row
-    that has just been reset shows the last window of its warm-up and reward terms of 0; with
-    ``SAME_STEP`` the figures of the window that ended its episode are in ``final_info``.
+    Infos have an array per figure of :data:`helm_gym.metrics.METRICS`, and per term of the reward,
+    as ``reward_terms/NAME``. A row that has just been reset shows the last window of its warm-up
+    and reward terms of 0; with ``SAME_STEP`` the figures of the window that ended its episode are
+    in ``final_info``.
+
+    A row whose episode has ended is reset as ``autoreset_mode`` says: ``NEXT_STEP``, Gymnasium's
+    default, spends the row's next step on it and ignores that step's action. ``SAME_STEP`` resets
+    within the step that ends the episode, which Stable-Baselines3 needs, but Gymnasium's
+    ``NormalizeObservation`` refuses and RLlib miscounts. ``DISABLED`` leaves it to the caller.
 
     Args:
         num_envs: clusters, B.
         scenario: a shipped scenario's name, a YAML path, a mapping, or a Scenario.
         overrides: dotted paths to replace in it, such as ``{"workload.load": 0.95}``.
         control: ``cluster``, ``per_node`` or ``node``.
+        action: ``share``, or ``choice`` for the index of one of HELM's seven increments.
         observation: ``paper7`` or ``extended``.
         reward: a preset's name or weights, see :mod:`helm_gym.envs.reward`.
-        autoreset_mode: Gymnasium's ``AutoresetMode``, or its value as text.
+        autoreset_mode: Gymnasium's ``AutoresetMode``, or its value or name as text.
         threads: worker threads; results do not depend on it.
         render_mode: ``ansi`` makes :meth:`render` return one line of text per row.
         flat: with ``per_node``, lay observations out as (M * features,) instead of (M, features).
 
     Raises:
         ConfigError: naming what cannot work, and the nearest thing that does.
+        ArgumentError: an argument or a render mode does not exist; a ``TypeError`` too.
     """
 
+    # A refused constructor leaves an object whose ``__del__`` must find nothing to close.
+    closed = True
+    spec = PlainSpec()
+    autoreset_mode: AutoresetMode
     # As Gymnasium declares it; every environment has its own copy.
-    metadata: dict[str, Any] = {**RENDERING, "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+    metadata: dict[str, Any] = {**RENDERING, "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
 
     def __init__(
         self,
@@ -74,28 +85,32 @@ class EmbKvVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         scenario: str | Mapping[str, Any] | Scenario = "taobao-shift",
         overrides: Mapping[str, Any] | None = None,
         control: str = "cluster",
+        action: str = "share",
         observation: str = "paper7",
         reward: str | Mapping[str, Any] | RewardConfig = "paper",
-        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         threads: int = 1,
         render_mode: str | None = None,
         flat: bool = False,
         **unknown: Any,
     ) -> None:
-        refuse(type(self), unknown)
+        refuse(type(self), unknown, render_mode)
+        self.render_mode = render_mode
         self.scenario = load_scenario(scenario, overrides)
         self.clusters, self.nodes, self.control = num_envs, self.scenario.nodes, control
-        self.layout = Layout(control, num_envs, self.nodes)
+        self.action = action
+        self.layout = Layout(control, num_envs, self.nodes, action)
         self.num_envs = self.layout.rows
-        self.autoreset_mode = resets.as_mode(autoreset_mode)
-        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
-        self.render_mode = _known_render_mode(render_mode)
+        self._window: Telemetry | None = None  # last window of every cluster, warm-ups included
+        self.set_autoreset_mode(autoreset_mode)
         self.observation = observation
         self.reward_config = RewardConfig.load(reward)
         self._reward = Reward(self.reward_config, self.scenario, self.layout)
         self._observer = Observer(self.scenario, self.layout, observation)
-        self._flat = flat
-        self._make_spaces()
+        self.single_observation_space = self._observer.space(self.layout, flat)
+        self.single_action_space = self.layout.action_space
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._threads = threads
         self.simulator = Simulator(self.scenario, num_envs, threads)
         self._generators: list[np.random.Generator | None] = [None] * num_envs
@@ -103,21 +118,10 @@ class EmbKvVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         self._shares = np.full((num_envs, self.nodes), self.scenario.episode.initial_share)
         self._elapsed = np.zeros(num_envs, np.int64)  # decisions taken in the episode
         self._ended = np.zeros(num_envs, np.bool_)  # clusters that wait for a reset
-        self._window: Telemetry | None = None  # last window of every cluster, warm-ups included
-        self._figures: dict[str, Floats] = {}  # metrics of it
+        self._figures: dict[str, Floats] = {}  # metrics of the last window
         self.telemetry: Telemetry | None = None
         self.previous_share = self._shares.copy()
-
-    def _make_spaces(self) -> None:
-        low, high = self._observer.low, self._observer.high
-        if self.control == "per_node":
-            low, high = np.tile(low, (self.nodes, 1)), np.tile(high, (self.nodes, 1))
-        if self._flat:
-            low, high = low.reshape(-1), high.reshape(-1)
-        self.single_observation_space = Box(low, high, dtype=np.float32)
-        self.single_action_space = Box(0.0, 1.0, (self.layout.shares_per_row,), np.float32)
-        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
-        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self.closed = False
 
     @property
     def shares(self) -> Floats:
@@ -166,13 +170,14 @@ class EmbKvVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         """Put new shares into force and simulate one window in every cluster.
 
         Args:
-            actions: (num_envs, 1) EMB shares, or (num_envs, M) with ``control="per_node"``.
+            actions: (num_envs, 1) EMB shares, or (num_envs, M) with ``control="per_node"``; with
+                ``action="choice"`` (num_envs,) or (num_envs, M) indices of increments.
 
         Raises:
-            InvalidAction: wrong shape or not finite; nothing has been simulated.
+            InvalidAction: wrong shape or no action; nothing has been simulated.
             ResetNeeded: an episode is over, or none began.
         """
-        targets = self.layout.targets(actions)
+        targets = self.layout.asked(actions, self._shares)
         resting = self._resting()
         running, before, some_rest = ~resting, self._shares, bool(resting.any())
         moved = move(self.scenario.episode, before, targets)
@@ -211,6 +216,29 @@ class EmbKvVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
             text_line(steps[row], shares[row], {name: v[row] for name, v in figures.items()})
             for row in range(self.num_envs)
         )
+
+    def set_autoreset_mode(self, mode: AutoresetMode | str) -> None:
+        """Choose another autoreset mode, as long as no episode has begun.
+
+        Raises:
+            ConfigError: there is no such mode, or an episode has begun.
+        """
+        if self._window is not None:
+            raise ConfigError(
+                f"autoreset_mode={mode!r} comes too late: an episode has begun with "
+                f"{self.autoreset_mode}; pass it to the constructor"
+            )
+        self.autoreset_mode = resets.as_mode(mode)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """What a single environment in each row's place would have as attribute ``name``."""
+        if name in ("observation_space", "action_space"):
+            name = f"single_{name}"
+        value = getattr(self, name)
+        if name not in PER_CLUSTER:
+            return (value,) * self.num_envs
+        return tuple(value[row // self.layout.rows_per_cluster] for row in range(self.num_envs))
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop worker threads."""
@@ -315,27 +343,4 @@ class EmbKvVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         if some_fresh:
             rows = self.layout.per_row(fresh)
             terms = {name: np.where(rows, 0.0, term) for name, term in terms.items()}
-        return {**self.layout.rows_of(self._figures), "reward_terms": terms}, total(terms)
-
-
-def load_scenario(
-    scenario: str | Mapping[str, Any] | Scenario, overrides: Mapping[str, Any] | None
-) -> Scenario:
-    """Load a scenario and replace dotted paths in it."""
-    loaded = Scenario.load(scenario)
-    return loaded.replace(overrides) if overrides else loaded
-
-
-def refuse(cls: type[Any], unknown: Mapping[str, Any]) -> None:
-    """Raise a :class:`ConfigError` that names the argument nearest to an unknown one."""
-    for name in unknown:
-        known = [p for p in inspect.signature(cls).parameters if p != "unknown"]
-        hint = INSTEAD.get(name) or nearest(name, known)
-        raise ConfigError(f"{cls.__name__} has no argument {name!r}{hint}")
-
-
-def _known_render_mode(mode: str | None) -> str | None:
-    known = RENDERING["render_modes"]
-    if mode is not None and mode not in known:
-        raise ConfigError(f"render_mode={mode!r}{nearest(str(mode), known)}")
-    return mode
+        return {**self.layout.rows_of(self._figures), **term_values(terms)}, total(terms)

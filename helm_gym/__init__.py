@@ -17,6 +17,12 @@ __all__ = ["ENV_IDS", "__version__", "register_envs"]
 ENV_IDS: dict[str, dict[str, Any]] = {
     "helm_gym/EmbKvAllocation-v0": {"control": "cluster"},
     "helm_gym/EmbKvAllocationPerNode-v0": {"control": "per_node", "flat": True},
+    "helm_gym/EmbKvAllocationDiscrete-v0": {"control": "cluster", "action": "choice"},
+    "helm_gym/EmbKvAllocationPerNodeDiscrete-v0": {
+        "control": "per_node",
+        "flat": True,
+        "action": "choice",
+    },
 }
 """Every id that this package registers, with the arguments that make it what it is."""
 

@@ -14,6 +14,26 @@ class ConfigError(HelmGymError, ValueError):
     """A scenario, profile, policy spec or option cannot be used as written."""
 
 
+class ArgumentError(ConfigError, TypeError):
+    """A constructor has no such argument, or no such render mode.
+
+    Stable-Baselines3 and TorchRL try an argument that few environments have, and go on without it
+    if the error is a ``TypeError`` in Python's own words. So it is one, and begins with them.
+    """
+
+    @classmethod
+    def unexpected(cls, owner: type[object], name: str, hint: str) -> ArgumentError:
+        """Say it as Python does, and then what to write instead.
+
+        Args:
+            owner: class whose constructor was called.
+            name: the argument.
+            hint: what to write instead; begins with its own punctuation.
+        """
+        words = f"got an unexpected keyword argument {name!r}"
+        return cls(f"{owner.__name__}.__init__() {words}{hint}")
+
+
 class LogError(HelmGymError, ValueError):
     """A user's log or trace is malformed; the message names file, column and row."""
 

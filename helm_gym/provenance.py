@@ -69,7 +69,7 @@ def _remembered(modules: tuple[str, ...]) -> str:
 def _digest(modules: Sequence[str], read: Read) -> str:
     total = hashlib.sha256(_SCHEME.encode())
     for name in imported_modules(*modules, read=read):
-        total.update(f"{name} {_source_of(_file(name), read).digest}\n".encode())
+        total.update(f"{name} {_source_of(module_file(name), read).digest}\n".encode())
     return total.hexdigest()[:DIGITS]
 
 
@@ -79,34 +79,13 @@ def imported_modules(*modules: str, read: Read = Path.read_bytes) -> list[str]:
     left = list(modules)
     while left:
         name = left.pop()
-        file = _file(name)
+        file = module_file(name)
         if name in found or file is None:
             continue
         found.add(name)
         if file.name != "__init__.py" or name in modules:
             left += _targets(name, file, _source_of(file, read))
     return sorted(found)
-
-
-def importers_of(module: str) -> list[str]:
-    """Names of all modules below ``helm_gym`` that import ``module`` themselves, sorted."""
-    return sorted(
-        name
-        for name, file in all_modules().items()
-        if module in _targets(name, file, _source_of(file, Path.read_bytes))
-    )
-
-
-@cache
-def all_modules() -> dict[str, Path]:
-    """File of every module below ``helm_gym``, by dotted name."""
-    found: dict[str, Path] = {}
-    for package, folder in _folders().items():
-        for file in sorted(folder.rglob("*.py")):
-            parts = file.relative_to(folder).with_suffix("").parts
-            parts = parts[:-1] if parts[-1] == "__init__" else parts
-            found[".".join((package, *parts))] = file
-    return found
 
 
 @cache
@@ -120,7 +99,7 @@ def _folders() -> dict[str, Path]:
     return found
 
 
-def _file(module: str) -> Path | None:
+def module_file(module: str) -> Path | None:
     """File of a module below ``helm_gym``; None if there is none of that name."""
     package = max((p for p in _folders() if f"{module}.".startswith(f"{p}.")), key=len, default="")
     if not package:
@@ -144,7 +123,7 @@ def _targets(importer: str, file: Path, source: Source) -> list[str]:
         if base.split(".")[0] != PACKAGE:
             continue
         inner = f"{base}.{name}"
-        found.append(inner if name and _file(inner) is not None else base)
+        found.append(inner if name and module_file(inner) is not None else base)
     return found
 
 

@@ -14,7 +14,7 @@ import pytest
 from helm_gym import provenance
 from helm_gym.baselines.feedback import Aimd
 from helm_gym.baselines.registry import make_rule
-from helm_gym.provenance import all_modules, code_digest, imported_modules, policy_digest
+from helm_gym.provenance import code_digest, imported_modules, module_file, policy_digest
 
 # Plays one short episode with a policy, and prints the modules that this loaded.
 TRACED = """
@@ -49,13 +49,13 @@ def traced(request: pytest.FixtureRequest) -> tuple[str, list[str]]:
 
 def deciding(modules: list[str]) -> list[str]:
     """Modules that hold code: packages hold re-exports, and the digest's own module is one."""
-    files = all_modules()
-    return [m for m in modules if m in files and files[m].name != "__init__.py"]
+    files = {module: module_file(module) for module in modules}
+    return [m for m, file in files.items() if file is not None and file.name != "__init__.py"]
 
 
 def planted(module: str, change: Callable[[str], str]) -> provenance.Read:
     """Reads files as they are, but for one module."""
-    file = all_modules()[module]
+    file = module_file(module)
 
     def read(path: Path) -> bytes:
         text = path.read_bytes()

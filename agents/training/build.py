@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from gymnasium.vector import AutoresetMode
 
 from helm_gym.agents.sb3_vec_env import Sb3VecEnv
 from helm_gym.agents.training.plan import Plan
@@ -35,6 +36,7 @@ def make_env(plan: Plan, threads: int | None = None, validate: bool = False) -> 
         control=plan.control,
         observation=plan.observation,
         reward=plan.reward,
+        autoreset_mode=AutoresetMode.SAME_STEP,
         threads=threads,
     )
     return AgentVecEnv(Sb3VecEnv(vector_env, info_keys=()), plan.view(), group)
@@ -48,6 +50,7 @@ def _mixture(plan: Plan, parts: Sequence[Part], threads: int) -> MixtureVectorEn
             control=plan.control,
             observation=plan.observation,
             reward=plan.reward,
+            autoreset_mode=AutoresetMode.SAME_STEP,
             threads=threads if len(parts) == 1 else 1,
         )
         for part in parts

@@ -23,6 +23,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter
 
 from helm_gym.agents.sb3_vec_env import Sb3VecEnv
+from helm_gym.envs.infos import TERM_PREFIX
 from helm_gym.files import write_text
 
 
@@ -60,25 +61,18 @@ class Watch(BaseCallback):
 def window_values(infos: Mapping[str, Any]) -> Iterator[tuple[str, NDArray[np.float64]]]:
     """Yield the figures and reward terms of a window from a vector environment's infos.
 
-    Rows whose episode ended have theirs in ``final_info``; what they have at the top is of the
-    episode that begins.
+    Reward terms are named ``reward/NAME``, all other figures ``serving/NAME``. Rows whose episode
+    ended have theirs in ``final_info``; what they have at the top is of the episode that begins.
     """
     final = infos.get("final_info", {})
     ended = np.asarray(infos.get("_final_info", False))
-    terms = infos.get("reward_terms", {})
-    final_terms = final.get("reward_terms", {})
-    yield from _merged("serving", infos, final, ended)
-    yield from _merged("reward", terms, final_terms, ended)
-
-
-def _merged(
-    prefix: str, now: Mapping[str, Any], final: Mapping[str, Any], ended: NDArray[np.bool_]
-) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    for name in dict.fromkeys((*now, *final)):
-        if name.startswith("_") or name in {"final_info", "final_obs", "reward_terms"}:
+    for name in dict.fromkeys((*infos, *final)):
+        if name.startswith("_") or name in {"final_info", "final_obs"}:
             continue
-        parts = [_present(now, name, ~ended), _present(final, name, ended)]
-        yield f"{prefix}/{name}", np.concatenate(parts)
+        parts = [_present(infos, name, ~ended), _present(final, name, ended)]
+        term = name.removeprefix(TERM_PREFIX)
+        logged = f"serving/{name}" if term == name else f"reward/{term}"
+        yield logged, np.concatenate(parts)
 
 
 def _present(infos: Mapping[str, Any], name: str, rows: NDArray[np.bool_]) -> NDArray[np.float64]:

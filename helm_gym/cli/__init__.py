@@ -12,6 +12,7 @@ from helm_gym.cli import (
     bursts,
     calibration,
     controller,
+    golden,
     hindsight,
     leaderboard,
     machine,
@@ -25,8 +26,9 @@ from helm_gym.cli import (
 from helm_gym.cli.shared import app
 
 __all__ = [
-    "adapt", "app", "bench", "bursts", "calibration", "controller", "hindsight", "leaderboard",
-    "machine", "main", "policies", "refill", "results", "routers", "scenarios", "studies",
+    "adapt", "app", "bench", "bursts", "calibration", "controller", "golden", "hindsight",
+    "leaderboard", "machine", "main", "policies", "refill", "results", "routers",
+    "scenarios", "studies",
 ]  # fmt: skip
 
 

@@ -22,8 +22,9 @@ from helm_gym.cli.shared import (
 @reported
 def leaderboard(
     rows: Annotated[
-        Path, typer.Argument(help="Rows of helm-gym bench: a Parquet file, or a folder of them.")
-    ] = Path("baselines/rows"),
+        Path | None,
+        typer.Argument(help="Rows of helm-gym bench: a Parquet file, or a folder; the published."),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The Markdown page.")] = Path(
         "LEADERBOARD.md"
     ),
@@ -41,9 +42,11 @@ def leaderboard(
     """Rank the policies of a benchmark, with intervals; or check that a page is up to date."""
     from helm_gym.benchmark import leaderboard as room
     from helm_gym.benchmark.arrange import load_rows
+    from helm_gym.benchmark.rows import PUBLISHED
     from helm_gym.evaluation.report import check_installed
 
     check_installed()
+    rows = rows or PUBLISHED
     if check:
         room.check(rows, out, reference)
         typer.echo(f"{out} is what {rows} gives")

@@ -215,6 +215,8 @@ def test_seeds_and_options_are_used_once() -> None:
     env.set_options([{"share": 0.3}, {}, {}])
     with pytest.raises(ConfigError, match="different options"):
         env.reset()
+    env.reset()
+    assert native.asked[-1] == {"seed": None, "options": None}, "refused options are used up"
 
 
 def test_attributes_and_methods_of_a_native_env() -> None:

@@ -11,12 +11,14 @@ from typer.testing import CliRunner
 from helm_gym import cli
 from helm_gym.benchmark import leaderboard
 from helm_gym.benchmark.arrange import arrange, load_rows
+from helm_gym.benchmark.rows import PUBLISHED
 from helm_gym.errors import ConfigError
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
+RESULTS = CHECKOUT / "helm_gym" / "studies" / "results" / "published"
 BOUND = {"schedule:found.json": 0.6}
 
 
@@ -108,14 +110,14 @@ def test_rows_that_changed_are_found_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("rows", "page"),
-    [("rows", "LEADERBOARD.md"), ("rows/heldout", "LEADERBOARD-heldout.md")],
+    [(".", "LEADERBOARD.md"), ("heldout", "LEADERBOARD-heldout.md")],
 )
-def test_committed_leaderboards_are_what_the_committed_rows_give(rows: str, page: str) -> None:
-    leaderboard.check(CHECKOUT / "baselines" / rows, CHECKOUT / page)
+def test_published_leaderboards_are_what_the_published_rows_give(rows: str, page: str) -> None:
+    leaderboard.check(PUBLISHED / rows, CHECKOUT / page)
 
 
-def test_committed_rows_name_no_file_of_the_machine_that_made_them() -> None:
-    files = sorted((CHECKOUT / "baselines" / "rows").rglob("*.parquet"))
+def test_published_rows_name_no_file_of_the_machine_that_made_them() -> None:
+    files = [*PUBLISHED.rglob("*.parquet"), *RESULTS.rglob("*.parquet")]
     assert len(files) == 3
     for file in files:
         rows = load_rows(file)

@@ -35,6 +35,7 @@ from helm_gym.agents.training.scenarios import Suite
 from helm_gym.cli import app
 from helm_gym.config.quantity import Quantity
 from helm_gym.config.scenario import Scenario
+from helm_gym.envs.action import INCREMENTS
 from helm_gym.envs.mixture import MixtureVectorEnv, merged_infos
 from helm_gym.envs.vector_env import EmbKvVectorEnv
 from helm_gym.errors import CheckpointError, ConfigError, InvalidAction
@@ -53,9 +54,14 @@ SIZES = {"busy": 2, "burst": 1, "lru": 2}  # clusters
 WINDOWS = 18  # episodes have 8 and 5, so rows end together and apart
 
 
-def single(name: str, control: str, clusters: int = 1) -> EmbKvVectorEnv:
+def single(name: str, control: str, clusters: int = 1, action: str = "share") -> EmbKvVectorEnv:
     return EmbKvVectorEnv(
-        clusters, scenario=SCENARIOS[name], control=control, observation="extended"
+        clusters,
+        scenario=SCENARIOS[name],
+        control=control,
+        action=action,
+        observation="extended",
+        autoreset_mode="SameStep",
     )
 
 
@@ -115,6 +121,24 @@ def test_every_cluster_is_the_single_environment_with_its_seed(control: str, thr
     assert [s.digest() for s in env.scenarios] == [SCENARIOS[n].digest() for n in names]
 
 
+@pytest.mark.parametrize("control", ["cluster", "node", "per_node"])
+def test_increments_reach_the_parts(control: str) -> None:
+    names = ("busy", "lru")
+    env = MixtureVectorEnv([single(name, control, 2, "choice") for name in names])
+    shares = MixtureVectorEnv([single(name, control, 2) for name in names])
+    env.reset(seed=1)
+    shares.reset(seed=1)
+    env.action_space.seed(0)
+    for _ in range(10):
+        choices = env.action_space.sample()
+        held = shares.layout.row_shares(shares.shares)
+        steps = np.array(INCREMENTS)[choices].reshape(held.shape)
+        assert same(env.step(choices)[:4], shares.step(held + steps)[:4])
+    with pytest.raises(InvalidAction, match="0 to 6 stand for"):
+        env.step(held)
+    assert [row.shape for row in env.get_attr("shares")] == [(3,)] * env.num_envs
+
+
 def test_a_list_of_seeds_and_a_mask_reach_the_clusters_they_name() -> None:
     env, other = mixture("node"), mixture("node")
     seen, _ = env.reset(seed=[7, 7, 3, 9, 9])
@@ -168,12 +192,18 @@ def test_infos_that_only_some_parts_have_are_masked() -> None:
         ({"control": "cluster"}, "control"),
         ({"observation": "paper7"}, "observation"),
         ({"reward": "balanced"}, "reward_config"),
+        ({"action": "choice"}, "action"),
         ({"overrides": {"nodes": 2}}, "nodes"),
         ({"autoreset_mode": "NextStep"}, "in the step that ends"),
     ],
 )
 def test_environments_that_are_no_mixture_are_refused(other: dict[str, Any], why: str) -> None:
-    common = {"scenario": SCENARIOS["busy"], "control": "node", "observation": "extended"}
+    common = {
+        "scenario": SCENARIOS["busy"],
+        "control": "node",
+        "observation": "extended",
+        "autoreset_mode": "SameStep",
+    }
     with pytest.raises(ConfigError, match=why):
         MixtureVectorEnv([EmbKvVectorEnv(1, **common), EmbKvVectorEnv(1, **{**common, **other})])
 

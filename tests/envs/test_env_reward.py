@@ -119,10 +119,11 @@ def test_terms_in_info_sum_to_the_reward_exactly(tiny: Scenario, control: str, r
         actions = np.full(env.action_space.shape, share)
         _, rewards, _, _, infos = env.step(actions)
         assert rewards.dtype == np.float64
-        names = [name for name in infos["reward_terms"] if not name.startswith("_")]
-        assert names == list(TERMS) + ["node_work"] * (control == "node")
+        keys = [key for key in infos if key.startswith("reward_terms/")]
+        names = (*TERMS, "node_work") if control == "node" else TERMS
+        assert keys == [f"reward_terms/{name}" for name in names]
         for row in range(env.num_envs):
-            assert rewards[row] == sum(float(infos["reward_terms"][name][row]) for name in names)
+            assert rewards[row] == sum(float(infos[key][row]) for key in keys)
         seen.append(rewards)
     assert len(np.unique(seen)) > 3, "rewards should differ, or the sum proves nothing"
 

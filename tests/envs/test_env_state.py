@@ -111,7 +111,8 @@ def test_the_single_environment_continues_too(tiny: Scenario) -> None:
         ({"num_envs": 3}, "taken with clusters 2, but this environment has 3"),
         ({"control": "node"}, "taken with control 'cluster', but this environment has 'node'"),
         ({"observation": "extended"}, "taken with observation 'paper7'"),
-        ({"autoreset_mode": "NextStep"}, "taken with autoreset_mode 'SameStep'"),
+        ({"autoreset_mode": "SameStep"}, "taken with autoreset_mode 'NextStep'"),
+        ({"action": "choice"}, "taken with action 'share'"),
     ],
 )
 def test_a_foreign_state_is_refused_and_changes_nothing(

@@ -96,9 +96,10 @@ def test_the_vector_wrapper_is_the_single_one_row_by_row(tiny: Scenario) -> None
             np.testing.assert_array_equal(mine, theirs)
 
 
+@pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("bad", [7, -1, 0.5, [0, 1], None, "up"])
-def test_what_is_no_increment_is_refused(tiny: Scenario, bad: object) -> None:
-    env = DeltaAction(EmbKvEnv(tiny))
+def test_what_is_no_increment_is_refused(tiny: Scenario, bad: object, native: bool) -> None:
+    env = EmbKvEnv(tiny, action="choice") if native else DeltaAction(EmbKvEnv(tiny))
     env.reset(seed=1)
     with pytest.raises(InvalidAction, match="0 to 6 stand for"):
         env.step(bad)
@@ -110,6 +111,25 @@ def test_it_wraps_only_what_has_a_share(tiny: Scenario) -> None:
         DeltaAction(gym.make("CartPole-v1"))
     with pytest.raises(ConfigError, match="wrap an EmbKvVectorEnv"):
         VectorDeltaAction(SyncVectorEnv([lambda: EmbKvEnv(tiny)]))
+    with pytest.raises(ConfigError, match="leave out DeltaAction"):
+        DeltaAction(EmbKvEnv(tiny, action="choice"))
+    with pytest.raises(ConfigError, match="leave out VectorDeltaAction"):
+        VectorDeltaAction(EmbKvVectorEnv(1, scenario=tiny, action="choice"))
+
+
+@pytest.mark.parametrize("control", ["cluster", "per_node", "node"])
+def test_an_environment_of_choices_does_what_the_wrapper_does(tiny: Scenario, control: str) -> None:
+    native = EmbKvVectorEnv(2, scenario=tiny, control=control, action="choice")
+    around = VectorDeltaAction(EmbKvVectorEnv(2, scenario=tiny, control=control))
+    assert native.action_space == around.action_space
+    assert native.single_action_space == around.single_action_space
+    native.reset(seed=1)
+    around.reset(seed=1)
+    native.action_space.seed(3)
+    for _ in range(8):
+        choices = native.action_space.sample()
+        for mine, theirs in zip(native.step(choices)[:4], around.step(choices)[:4], strict=True):
+            np.testing.assert_array_equal(mine, theirs)
 
 
 def test_it_is_part_of_the_spec(tiny_scenario: dict[str, object]) -> None:

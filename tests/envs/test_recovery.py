@@ -189,6 +189,10 @@ def test_increments_go_around_recovery_and_not_inside(bursting: Scenario) -> Non
     np.testing.assert_allclose(base.shares, 0.54)
     with pytest.raises(ConfigError, match="takes other actions"):
         BurstRecovery(DeltaAction(EmbKvEnv(bursting)))
+    with pytest.raises(ConfigError, match='action="share", and put DeltaAction'):
+        BurstRecovery(EmbKvEnv(bursting, action="choice"))
+    with pytest.raises(ConfigError, match='action="share", and put DeltaAction'):
+        VectorBurstRecovery(EmbKvVectorEnv(1, scenario=bursting, action="choice"))
     with pytest.raises(ConfigError, match="wrap an EmbKvEnv"):
         BurstRecovery(gym.make("CartPole-v1"))
 

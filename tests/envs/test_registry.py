@@ -17,11 +17,15 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Discrete, MultiDiscrete
 from gymnasium.utils.env_checker import check_env
-from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 import helm_gym
+from helm_gym.config.scenario import Scenario
 from helm_gym.envs.checkers import check_vector_env, rollout_digest
+from helm_gym.envs.reward import RewardConfig
 from helm_gym.envs.single_env import EmbKvEnv
 from helm_gym.envs.vector_env import EmbKvVectorEnv
 
@@ -29,6 +33,12 @@ IDS = sorted(env_id for env_id in gym.registry if env_id.startswith("helm_gym/")
 METHODS = [m for m in ("fork", "spawn") if m in multiprocessing.get_all_start_methods()]
 
 every_id = pytest.mark.parametrize("env_id", IDS)
+
+
+def some_actions(space: gym.Space[Any]) -> np.ndarray:
+    """An increment of -0.04, or a share of 0.3, wherever one is asked for."""
+    discrete = space.dtype is not None and np.issubdtype(space.dtype, np.integer)
+    return np.full(space.shape, 1 if discrete else 0.3, space.dtype)
 
 
 def rollout(env: gym.Env[Any, Any], seed: int, steps: int = 20) -> list[Any]:
@@ -43,14 +53,18 @@ def rollout(env: gym.Env[Any, Any], seed: int, steps: int = 20) -> list[Any]:
 
 def test_the_registry_holds_what_the_package_says() -> None:
     assert sorted(helm_gym.ENV_IDS) == IDS
-    assert len(IDS) == 2
+    assert len(IDS) == 4
 
 
 @every_id
 def test_make_gives_our_environment(env_id: str, tiny_scenario: dict[str, Any]) -> None:
     env = gym.make(f"helm_gym:{env_id}", scenario=tiny_scenario)
     assert type(env.unwrapped) is EmbKvEnv
-    assert env.action_space.shape == ((4,) if "PerNode" in env_id else (1,))
+    several = "PerNode" in env_id
+    if "Discrete" in env_id:
+        assert env.action_space == (MultiDiscrete([7] * 4) if several else Discrete(7))
+    else:
+        assert env.action_space.shape == ((4,) if several else (1,))
     assert env.observation_space.shape == ((28,) if "PerNode" in env_id else (7,))
 
 
@@ -74,6 +88,10 @@ def test_nodes_can_be_rows_of_any_id(env_id: str, tiny_scenario: dict[str, Any])
     env = gym.make_vec(env_id, 2, scenario=tiny_scenario, control="node")
     assert env.num_envs == 8
     assert env.reset(seed=1)[0].shape == (8, 7)
+    before = env.shares
+    env.step(some_actions(env.action_space))
+    wanted = before - 0.04 if "Discrete" in env_id else np.full((2, 4), 0.3)
+    np.testing.assert_allclose(env.shares, wanted, rtol=1e-6)
 
 
 @every_id
@@ -95,6 +113,9 @@ def test_sb3s_checker_passes(env_id: str, observation: str, tiny_scenario: dict[
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         checker.check_env(env, skip_render_check=False)
+    if "Discrete" in env_id:
+        assert caught == []
+        return
     # A share lies in [0, 1]. SB3 likes [-1, 1] better, and says so of every other range.
     assert ["symmetric and normalized Box action space" in str(w.message) for w in caught] == [True]
     with warnings.catch_warnings():
@@ -134,18 +155,32 @@ def test_specs_and_environments_survive_copies_and_pickles(
     vector = gym.make_vec(env_id, 2, scenario=tiny_scenario)
     vector.reset(seed=1)
     again = pack(vector)
-    actions = np.full(vector.action_space.shape, 0.3)
+    actions = some_actions(vector.action_space)
     np.testing.assert_array_equal(vector.step(actions)[0], again.step(actions)[0])
     assert gym.make_vec(pack(vector.spec)).num_envs == 2
 
 
 @every_id
-def test_a_spec_survives_json(env_id: str, tiny_scenario: dict[str, Any]) -> None:
-    env = gym.make(env_id, scenario=tiny_scenario)
-    assert env.spec is not None
-    text = env.spec.to_json()
-    again = gym.make(gym.envs.registration.EnvSpec.from_json(text))
+@pytest.mark.parametrize("kind", ["mapping", "Scenario"])
+def test_a_spec_survives_json(env_id: str, kind: str, tiny_scenario: dict[str, Any]) -> None:
+    """With objects as arguments too: scenarios, rewards, and members of an enum."""
+    kwargs: dict[str, Any] = {"scenario": tiny_scenario}
+    if kind == "Scenario":
+        kwargs = {"scenario": Scenario.load(tiny_scenario), "reward": RewardConfig(work=0.5)}
+    env = gym.make(env_id, **kwargs)
+    again = gym.make(from_json(env))
+    assert again.unwrapped.scenario == env.unwrapped.scenario
     assert rollout(again, seed=1, steps=3) == rollout(env, seed=1, steps=3)
+    vector = gym.make_vec(env_id, 2, **kwargs, autoreset_mode=AutoresetMode.SAME_STEP)
+    twin = gym.make_vec(from_json(vector))
+    assert twin.unwrapped.scenario == env.unwrapped.scenario
+    assert twin.autoreset_mode is AutoresetMode.SAME_STEP
+    np.testing.assert_array_equal(twin.reset(seed=1)[0], vector.reset(seed=1)[0])
+
+
+def from_json(env: Any) -> EnvSpec:
+    assert env.spec is not None
+    return EnvSpec.from_json(env.spec.to_json())
 
 
 @every_id
@@ -168,11 +203,11 @@ def test_workers_see_what_the_parent_sees(
 def test_gymnasiums_vector_environments_take_it(env_id: str, tiny_scenario: dict[str, Any]) -> None:
     rows = {}
     for mode in ("sync", "async", "vector_entry_point"):
-        more = {"autoreset_mode": "NextStep"} if mode == "vector_entry_point" else {}
-        env = gym.make_vec(env_id, 2, vectorization_mode=mode, scenario=tiny_scenario, **more)
+        env = gym.make_vec(env_id, 2, vectorization_mode=mode, scenario=tiny_scenario)
+        assert env.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
         assert isinstance(env, (SyncVectorEnv, AsyncVectorEnv, EmbKvVectorEnv))
         seen = [env.reset(seed=3)[0]]
-        seen += [env.step(np.full(env.action_space.shape, 0.4, np.float32))[0] for _ in range(8)]
+        seen += [env.step(some_actions(env.action_space))[0] for _ in range(8)]
         rows[mode] = np.stack(seen)
         env.close()
     np.testing.assert_array_equal(rows["sync"], rows["vector_entry_point"])
@@ -206,7 +241,7 @@ def test_a_wrong_id_gets_a_hint(wrong: str, error: type[Exception], hint: str) -
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"observatoin": "paper7"}, "no argument 'observatoin'; did you mean 'observation'"),
+        ({"observatoin": "paper7"}, "argument 'observatoin'; did you mean 'observation'"),
         ({"overrides": {"emb.shard": 2}}, "emb.shard: unknown key; did you mean 'shards'"),
         ({"scenario": "feasibilty"}, "did you mean 'feasibility'"),
     ],

@@ -13,6 +13,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from helm_gym.config.scenario import Scenario
+from helm_gym.envs.reward import TERMS
 from helm_gym.envs.single_env import EmbKvEnv
 from helm_gym.envs.vector_env import EmbKvVectorEnv
 from helm_gym.errors import ConfigError
@@ -91,11 +92,11 @@ def test_the_step_after_an_end_only_resets_in_next_step_mode(tiny: Scenario) -> 
     assert not truncated.any()
     np.testing.assert_array_equal(rewards, 0.0)
     assert infos["emb_share"] == pytest.approx(0.5), "the action of a resetting row is ignored"
-    np.testing.assert_array_equal(infos["reward_terms"]["slo_satisfaction"], 0.0)
+    np.testing.assert_array_equal(infos["reward_terms/slo_satisfaction"], 0.0)
 
 
 def test_same_step_keeps_the_window_that_ended_the_episode(tiny: Scenario) -> None:
-    env = EmbKvVectorEnv(2, scenario=tiny, control="node")
+    env = EmbKvVectorEnv(2, scenario=tiny, control="node", autoreset_mode=SAME)
     env.reset(seed=1)
     for step in range(6):
         observations, rewards, _, truncated, infos = env.step(np.full((8, 1), 0.3))
@@ -104,7 +105,7 @@ def test_same_step_keeps_the_window_that_ended_the_episode(tiny: Scenario) -> No
     final = infos["final_info"]
     assert final["emb_share"] == pytest.approx(0.3)
     assert infos["emb_share"] == pytest.approx(0.5)
-    terms = [v for k, v in final["reward_terms"].items() if not k.startswith("_")]
+    terms = [final[f"reward_terms/{name}"] for name in (*TERMS, "node_work")]
     np.testing.assert_allclose(sum(terms), rewards)
     assert [obs.shape for obs in infos["final_obs"]] == [(7,)] * 8
     assert all(obs in env.single_observation_space for obs in infos["final_obs"])
@@ -200,8 +201,43 @@ def test_a_mask_covers_whole_clusters_of_nodes(tiny: Scenario) -> None:
 def test_autoreset_modes_have_names(tiny: Scenario, name: Any) -> None:
     env = EmbKvVectorEnv(1, scenario=tiny, autoreset_mode=name)
     assert env.metadata["autoreset_mode"] is SAME
-    assert EmbKvVectorEnv.metadata["autoreset_mode"] is SAME
+    assert EmbKvVectorEnv.metadata["autoreset_mode"] is NEXT
     assert EmbKvVectorEnv(1, scenario=tiny, autoreset_mode="Disabled").metadata != env.metadata
+
+
+def test_the_mode_can_be_changed_until_an_episode_begins(tiny: Scenario) -> None:
+    env = EmbKvVectorEnv(2, scenario=tiny)
+    env.set_autoreset_mode("SameStep")
+    assert env.metadata["autoreset_mode"] is env.autoreset_mode is SAME
+    assert EmbKvVectorEnv.metadata["autoreset_mode"] is NEXT
+    env.reset(seed=1)
+    for _ in range(6):
+        infos = env.step(np.full((2, 1), 0.3))[4]
+    assert "final_info" in infos
+    with pytest.raises(ConfigError, match="pass it to the constructor"):
+        env.set_autoreset_mode(NEXT)
+
+
+@pytest.mark.parametrize("control", ["cluster", "per_node", "node"])
+def test_an_attribute_is_what_a_single_environment_would_have(tiny: Scenario, control: str) -> None:
+    env = EmbKvVectorEnv(2, scenario=tiny, control=control)
+    env.reset(seed=5)
+    env.step(np.linspace(0.2, 0.8, env.action_space.low.size).reshape(env.action_space.shape))
+    per_cluster = env.num_envs // 2
+    rows = env.get_attr("shares")
+    assert [share.shape for share in rows] == [(4,)] * env.num_envs
+    np.testing.assert_array_equal(rows, np.repeat(env.shares, per_cluster, axis=0))
+    assert env.get_attr("np_random_seed") == (5,) * per_cluster + (6,) * per_cluster
+    assert env.get_attr("action_space") == (env.single_action_space,) * env.num_envs
+    assert env.get_attr("scenario") == (env.scenario,) * env.num_envs
+    with pytest.raises(AttributeError):
+        env.get_attr("nothing")
+
+
+@pytest.mark.parametrize("number", [{"scenario": "taobao-shift"}, 0, -1, 2.5, "2", True, None])
+def test_what_is_no_number_of_clusters_is_refused(tiny: Scenario, number: Any) -> None:
+    with pytest.raises(ConfigError, match="write an integer of at least 1"):
+        EmbKvVectorEnv(number, scenario=tiny)
 
 
 def test_an_unknown_autoreset_mode_is_named(tiny: Scenario) -> None:

@@ -79,19 +79,16 @@ def test_other_code_data_or_effort_runs_again(
     run(tmp_path)
     run(tmp_path, quick=True)
     assert len(rooms) == 4
-    source = tmp_path / "changed.py"
-    source.write_text("1")
-    monkeypatch.setattr(card, "_sources", lambda: [source])
-    run(tmp_path)
-    source.write_text("2")
-    run(tmp_path)
+    for code in ("1", "2"):
+        monkeypatch.setattr(card, "code_digest", lambda module, code=code: code)
+        run(tmp_path)
     assert len(rooms) == 8
     data = tmp_path / "data"
     (data / "traces").mkdir(parents=True)
-    digests = {card._digest(Effort(data))}
+    digests = {card._digest("kv", Effort(data))}
     for text in ("a", "b"):
         (data / "traces" / "log.csv").write_text(text)
-        digests.add(card._digest(Effort(data)))
+        digests.add(card._digest("kv", Effort(data)))
     assert len(digests) == 3
 
 
@@ -201,7 +198,7 @@ def test_every_room_is_known_everywhere() -> None:
         modules = imported_modules(f"helm_gym.fidelity.{room}")
         assert "helm_gym.fidelity.page" not in modules
         assert not [name for name in modules if name.startswith("helm_gym.agents")]
-    assert {"helm_gym.sim.kernel", "helm_gym.runs.rollout"} <= {
+    assert {"helm_gym.sim.kernel", "helm_gym.sim.simulator"} <= {
         name for room in card.ROOMS for name in imported_modules(f"helm_gym.fidelity.{room}")
     }
 

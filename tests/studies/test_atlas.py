@@ -206,7 +206,7 @@ def test_rows_of_another_version_or_cut_short_are_measured_again(
 ) -> None:
     rows = atlas.run_atlas(tmp_path, quick=True, jobs=1, progress=False)
     files = [tmp_path / "points" / f"{p.key}.json" for p in three_points]
-    files[0].write_text(json.dumps(rows[0] | {"version": "0"}))
+    files[0].write_text(json.dumps(rows[0] | {"code": "0"}))
     files[1].write_text(files[1].read_text()[:50])
     again: list[str] = []
     real = atlas.measure
@@ -218,7 +218,7 @@ def test_rows_of_another_version_or_cut_short_are_measured_again(
 def test_a_point_says_how_it_was_measured(three_points: list[Point]) -> None:
     row = atlas.measure(three_points[0], BRIEF)
     assert row["digest"] == scenario_at(three_points[0].values).digest()
-    assert row["seeds"] and row["version"]
+    assert row["seeds"] and row["code"]
     assert row["best_capacity"] == max(row["capacity"]) > 0.0
     assert len(row["p99_95"]) == len(row["shares"]) == 3
     assert row["p99_best_95"] == min(row["p99_95"])

@@ -13,7 +13,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError, nearest
@@ -274,8 +273,3 @@ def outside(values: Mapping[str, float]) -> list[str]:
         for name, value in values.items()
         if not FACTORS[name].levels[0] <= value <= FACTORS[name].levels[-1]
     ]
-
-
-def surface_values(values: Mapping[str, Any]) -> dict[str, float]:
-    """The part of a point in which surfaces of one cluster may differ."""
-    return {name: float(values[name]) for name, f in FACTORS.items() if f.per_surface}

@@ -98,7 +98,9 @@ def test_a_rule_that_reads_another_observation_is_refused() -> None:
 @pytest.mark.parametrize("control", ["cluster", "node", "per_node"])
 def test_the_agents_env_is_the_environment_seen_through_the_view(control: str) -> None:
     env = agent_env(control=control, settings={"batch_size": None, "context": False}, clusters=2)
-    plain = EmbKvVectorEnv(2, scenario=SMALL, control=control, observation="extended")
+    plain = EmbKvVectorEnv(
+        2, scenario=SMALL, control=control, observation="extended", autoreset_mode="SameStep"
+    )
     env.seed(7)
     seen_by_agent, observations = env.reset(), plain.reset(seed=7)[0]
     ends = 0

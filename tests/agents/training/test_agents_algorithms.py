@@ -245,13 +245,6 @@ def changed(run: Path, path: Path, **card: Any) -> Path:
     return path
 
 
-def test_a_card_without_an_algorithm_is_of_ppo(
-    runs: dict[tuple[str, str], Path], tmp_path: Path
-) -> None:
-    path = changed(runs["sac", "cluster"], tmp_path / "old.zip", algorithm=None)
-    assert make_policy(f"ppo:{path}").card.algorithm == "ppo"
-
-
 @pytest.mark.parametrize(("claimed", "hint"), [("recurrent-ppo", "lstm_in"), ("a2c", "algorithm")])
 def test_a_card_that_does_not_fit_its_weights_is_refused(
     claimed: str, hint: str, runs: dict[tuple[str, str], Path], tmp_path: Path

@@ -168,7 +168,7 @@ def test_the_folder_tells_what_was_run(finished: Path) -> None:
     assert about["scenario_digest"] == RunFolder(finished).read()[1].scenario.digest()
     assert about["args"]["seed"] == 0
     assert about["plan"]["settings"]["n_steps"] == 8
-    assert {"helm-gym", "torch", "numpy", "numba", "stable-baselines3"} <= about["versions"].keys()
+    assert {"helm_gym", "torch", "numpy", "numba", "stable-baselines3"} <= about["versions"].keys()
     result = json.loads((finished / "result.json").read_text())
     assert result["stopped"] == "all decisions made"
     with (finished / "curve.csv").open() as file:

@@ -1,0 +1,68 @@
+"""Give stored rows the digests of the present code, where that code is proven to make the same.
+
+Moving a file or renaming a function changes digests of code, and rows would count as stale. A row
+keeps its figures and gets new digests if the golden trajectories are equal, and if it was made by a
+state of the code that is known to give them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from helm_gym.benchmark.replay import setting_of
+from helm_gym.benchmark.rows import Row, asked_digest, read_rows, row_key, write_rows
+from helm_gym.errors import ConfigError
+from helm_gym.evaluation.golden import GOLDEN, Golden, checked
+from helm_gym.evaluation.specs import make_policy
+from helm_gym.provenance import code_digest, policy_digest
+
+
+def rekey(files: Sequence[Path], golden: Path = GOLDEN) -> dict[Path, int]:
+    """Re-key files of rows, all or none of them.
+
+    Args:
+        files: Parquet files of ``helm-gym bench``.
+        golden: file of the stored golden digests; the present code is added to it.
+
+    Returns:
+        How many rows each file holds.
+
+    Raises:
+        ConfigError: a golden trajectory changed, or a row was made by a state of the code that is
+            not known to give the golden trajectories. No file is changed then.
+    """
+    stored = Golden.load(golden)
+    rows = {file: read_rows(file) for file in files}
+    for file, found in rows.items():
+        foreign = {row["code_digest"] for row in found} - {*stored.code, code_digest()}
+        if foreign:
+            raise ConfigError(
+                f"{file}: rows of code {min(foreign)} cannot be re-keyed, because {golden} does "
+                f"not know that state; it knows {', '.join(stored.code)}. Run them again"
+            )
+    known = checked(stored)
+    digests: dict[tuple[str, str], dict[str, str]] = {}
+    renewed = {file: [_renewed(row, digests) for row in found] for file, found in rows.items()}
+    for file, found in renewed.items():
+        write_rows(found, file, [name for name in rows[file][0]])
+    known.save(golden)
+    return {file: len(found) for file, found in rows.items()}
+
+
+def _renewed(row: Row, digests: dict[tuple[str, str], dict[str, str]]) -> Row:
+    """A row under the digests of today; those of a setting and a policy are made once."""
+    where = tuple(str(row[name]) for name in ("cell", "load", "router", "steps", "scenario"))
+    about = ("|".join(where), f"{row['policy']} {row['spec']}")
+    if about not in digests:
+        scenario = setting_of(row).scenario
+        digests[about] = {
+            "scenario_digest": scenario.digest(),
+            "policy_digest": policy_digest(row["spec"], make_policy(row["spec"])),
+            "asked_digest": asked_digest(scenario, row["policy"]),
+        }
+    renewed = {**row, **digests[about], "code_digest": code_digest()}
+    renewed["key"] = row_key(
+        renewed["scenario_digest"], renewed["asked_digest"], int(renewed["seed"])
+    )
+    return renewed
