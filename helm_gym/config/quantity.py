@@ -165,8 +165,8 @@ Rate = Annotated[Positive, within(1e-6, 1e18)]
 Seconds = Annotated[Positive, within(1e-3, 1e9)]
 """From a millisecond to 30 years."""
 
-Milliseconds = Annotated[Positive, within(1e-3, 1e7)]
-"""From a microsecond to hours."""
+Milliseconds = Annotated[Positive, within(1e-3, 1e12)]
+"""From a microsecond to 30 years, which stands for never."""
 
 Gigabytes = Annotated[Positive, within(1e-6, 1e6)]
 """From a kilobyte to a petabyte."""
