@@ -77,8 +77,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     "workload.profile.history.log_mean": (-25, 25),
     "workload.profile.history.log_sigma": (1e-6, 10),
     "workload.profile.activity_sigma": (0, 10),
-    "workload.profile.session_length.log_mean": (-25, 6),
-    "workload.profile.session_length.log_sigma": (1e-6, 10),
+    "workload.profile.session_length.log_mean": (-25, 4),
+    "workload.profile.session_length.log_sigma": (1e-6, 2),  # sessions of at most some 20,000
     "workload.profile.gap.log_mean": (-25, 25),
     "workload.profile.gap.log_sigma": (1e-6, 10),
     "workload.profile.gap.cut_s": (1e-3, 1e8),
