@@ -8,8 +8,9 @@ one play with the mean of all, or every neighbour would have to be tried again a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 from zlib import crc32
 
 import numpy as np
@@ -121,6 +122,21 @@ class Thompson(Bandit):
         super().begin(seen)
         rows = np.stack(seen, axis=1)
         self._draws = [np.random.default_rng([self.seed, crc32(row.tobytes())]) for row in rows]
+
+    def state(self) -> dict[str, Any]:
+        """What :class:`Bandit` remembers, and the state of every row's generator."""
+        state = super().state()
+        if "_draws" in state:
+            state["_draws"] = [draw.bit_generator.state for draw in self._draws]
+        return state
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state` gave, bit for bit."""
+        super().restore(state)
+        if "_draws" in state:
+            self._draws = [np.random.default_rng() for _ in state["_draws"]]
+            for draw, own in zip(self._draws, state["_draws"], strict=True):
+                draw.bit_generator.state = own
 
     def index(self, mean: Floats, count: Floats) -> Floats:
         """A draw from each arm's posterior."""

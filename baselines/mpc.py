@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -38,13 +39,13 @@ class LeastSquares:
 
     def __init__(self, rows: int) -> None:
         self.coefficients = np.zeros((rows, N_TERMS, 2))
-        self._covariance = UNSURE * np.repeat(np.eye(N_TERMS)[None], rows, axis=0)
+        self.covariance = UNSURE * np.repeat(np.eye(N_TERMS)[None], rows, axis=0)
 
     def forget(self, keep: float) -> None:
         """Trust what was learned a little less."""
-        grown = self._covariance / keep
+        grown = self.covariance / keep
         size = np.trace(grown, axis1=1, axis2=2)[:, None, None]
-        self._covariance = grown * np.minimum(1.0, N_TERMS * UNSURE / size)
+        self.covariance = grown * np.minimum(1.0, N_TERMS * UNSURE / size)
 
     def predict(self, x: Floats) -> Floats:
         """(R, ..., 2) values at (R, ..., N_TERMS) regressors."""
@@ -52,11 +53,11 @@ class LeastSquares:
 
     def learn(self, x: Floats, y: Floats, noise: float = 1.0) -> None:
         """Take in (R, N_TERMS) regressors and the (R, 2) values that they should give."""
-        spread = np.einsum("rij,rj->ri", self._covariance, x)
+        spread = np.einsum("rij,rj->ri", self.covariance, x)
         gain = spread / (noise + np.einsum("ri,ri->r", x, spread))[:, None]
         wrong = y - self.predict(x)
         self.coefficients = self.coefficients + gain[:, :, None] * wrong[:, None, :]
-        self._covariance = self._covariance - gain[:, :, None] * spread[:, None, :]
+        self.covariance = self.covariance - gain[:, :, None] * spread[:, None, :]
 
 
 @dataclass(kw_only=True)
@@ -121,6 +122,20 @@ class Mpc(Rule):
             usual = self._busier(seen, ahead, self._usual)
             cost = cost + ((1.0 - self.hedge) * coming + self.hedge * usual) / self.horizon
         return np.asarray(POINTS[cost.argmin(axis=1)])
+
+    def state(self) -> dict[str, Any]:
+        """What the rule remembers, the cost model as two arrays."""
+        state = super().state()
+        if "_model" in state:
+            state["_model"] = (state["_model"].coefficients, state["_model"].covariance)
+        return state
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state` gave, bit for bit."""
+        super().restore(state)
+        if "_model" in state:
+            self._model = LeastSquares(self._rows)
+            self._model.coefficients, self._model.covariance = map(np.copy, state["_model"])
 
     def _learn(self, seen: Signals) -> None:
         here, slope = terms(seen.share, seen.candidates), slope_terms(seen.share, seen.candidates)

@@ -8,6 +8,7 @@ observations are named, the move is limited, and shapes are those of the protoco
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
@@ -78,6 +79,17 @@ class Rule:
             self.begin(seen)
         move = np.clip(self.target(seen) - seen.share, -self.max_move, self.max_move)
         return np.clip(seen.share + move, 0.0, 1.0).reshape(len(obs), -1)
+
+    def state(self) -> dict[str, Any]:
+        """What the rule remembers of its rows: a copy of all fields that are no settings."""
+        if not self._rows:
+            return {"_rows": 0}
+        return {f.name: deepcopy(getattr(self, f.name)) for f in fields(self) if not f.init}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state` gave, bit for bit."""
+        for name, value in state.items():
+            setattr(self, name, deepcopy(value))
 
     def begin(self, seen: Signals) -> None:
         """Set up the state of every row, from the window before its first decision."""

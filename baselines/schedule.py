@@ -75,6 +75,14 @@ class SchedulePolicy:
         """Go back to the first window."""
         self._window = 0
 
+    def state(self) -> dict[str, Any]:
+        """Which window comes next."""
+        return {"window": self._window}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` gave."""
+        self._window = state["window"]
+
     def act(self, obs: Array) -> Array:
         """The next window's share for every row: (rows, F) to (rows, 1)."""
         shares = self.schedule.shares

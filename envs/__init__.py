@@ -1,9 +1,15 @@
-"""Gymnasium environments over the serving simulator; names load their module when first used."""
+"""Gymnasium environments over the serving simulator; names load their module when first used.
+
+The core is ``vector_env``; ``single_env`` is its view with one cluster, ``wrappers``, ``recovery``
+and ``mixture`` stand around it. ``observation``, ``action`` and ``reward`` say what goes in and
+out, ``reading`` turns observations back into figures, and ``checkers`` proves what users rely on.
+"""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from helm_gym.lazy import exports
 
 if TYPE_CHECKING:
     from helm_gym.envs.checkers import check_vector_env, rollout_digest
@@ -24,23 +30,16 @@ __all__ = [
     "rollout_digest",
 ]
 
-_ROOMS = {
-    "EmbKvEnv": "single_env",
-    "EmbKvVectorEnv": "vector_env",
-    "DeltaAction": "wrappers",
-    "VectorDeltaAction": "wrappers",
-    "RewardConfig": "reward",
-    "FEATURES": "observation",
-    "check_vector_env": "checkers",
-    "rollout_digest": "checkers",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = exports(
+    __name__,
+    {
+        "EmbKvEnv": "single_env",
+        "EmbKvVectorEnv": "vector_env",
+        "DeltaAction": "wrappers",
+        "VectorDeltaAction": "wrappers",
+        "RewardConfig": "reward",
+        "FEATURES": "observation",
+        "check_vector_env": "checkers",
+        "rollout_digest": "checkers",
+    },
+)

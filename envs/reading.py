@@ -19,7 +19,7 @@ Array = NDArray[Any]
 Floats = NDArray[np.float64]
 
 PRESET = "extended"
-INDEX: Mapping[str, int] = {feature.name: n for n, feature in enumerate(FEATURES[PRESET])}
+INDEX: Mapping[str, int] = {feature.name: int(feature) for feature in FEATURES[PRESET]}
 """Place of every feature on the observation's last axis."""
 
 GHOST = 0.06

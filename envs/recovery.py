@@ -50,7 +50,7 @@ class Machines:
     """
 
     def __init__(self, rows: int, nodes: int, params: Floats) -> None:
-        self.params, self._nodes = params, nodes
+        self.params, self.nodes = params, nodes
         self.state: Floats = np.zeros((rows, N_STATE))
         self._signals: Floats = np.empty((rows, N_SIGNALS))
         self._shares, self.paces = np.empty(rows), np.ones(rows)
@@ -68,7 +68,7 @@ class Machines:
             proposed: (R,) what the policy wants.
             in_force: (R,) EMB shares.
         """
-        read_signals(np.ascontiguousarray(seen), self._nodes, self._signals)
+        read_signals(np.ascontiguousarray(seen), self.nodes, self._signals)
         advance_rows(
             self.state,
             self.params,

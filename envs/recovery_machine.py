@@ -35,7 +35,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from helm_gym.envs.observation import FEATURES
+from helm_gym.envs.observation import Feature
 from helm_gym.sim.compiled import inlined, kernel
 
 Array = NDArray[Any]
@@ -45,9 +45,8 @@ _NORMAL, _BURST, _RECOVER = 0.0, 1.0, 2.0  # a Stage as the state holds it
 LOWEST_RATE = 1e-3  # of the nominal rate: an empty window's rate, whose logarithm is finite
 HIGHEST = 1e6  # of any signal; beyond it is no measurement, and would overflow a variance
 FULL = 0.999  # a squeezed value x / (x + 1) is cut here, so that undoing it stays finite
-_PLACE = {feature.name: place for place, feature in enumerate(FEATURES["extended"])}
-_P99, _RATE, _HOT = _PLACE["p99"], _PLACE["arrival_rate_fast"], _PLACE["hot_user_share"]
-_LINK, _GPU = _PLACE["link_queue_delay"], _PLACE["gpu_queue_delay"]
+_P99, _RATE, _HOT = Feature.p99, Feature.arrival_rate_fast, Feature.hot_user_share
+_LINK, _GPU = Feature.link_queue_delay, Feature.gpu_queue_delay
 FURTHEST = 4.0  # sd; a window farther from its average teaches the average no more than this
 
 
@@ -143,7 +142,7 @@ def read_signals(seen: Array, nodes: int, signals: Array) -> None:
     """Fill signals from ``extended`` observations; a burst is a cluster's, so nodes pool theirs.
 
     Args:
-        seen: (R, F) features as :data:`helm_gym.envs.observation.FEATURES` orders them; rows of one
+        seen: (R, F) features as :class:`helm_gym.envs.observation.Feature` orders them; rows of one
             cluster lie together.
         nodes: rows of a cluster: M where rows are nodes, else 1.
         signals: (R, N_SIGNALS), written: means over those rows of the cluster whose signals are all

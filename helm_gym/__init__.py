@@ -2,6 +2,12 @@
 
 Importing this package registers the environments and nothing more: the simulator and its compiled
 kernels load when an environment is made.
+
+The rooms, each of which uses those above it only: ``config`` and ``hardware`` (what a scenario is),
+``workload`` and ``sim`` (requests, and the cluster that serves them), ``envs`` (Gymnasium),
+``baselines``, ``runs``, ``suites`` and ``hindsight`` (policies without learning, and how any policy
+is run), ``agents`` (policies that learn), ``evaluation``, ``benchmark``, ``studies`` and
+``fidelity`` (comparisons), ``cli`` (the command).
 """
 
 from __future__ import annotations

@@ -33,18 +33,33 @@ DEFAULT_OBSERVATION = "extended"
 class Policy(Protocol):
     """Decides EMB shares from observations, for many rows at once.
 
-    Optional attributes: ``initial_share`` (float), the share its clusters are warmed up with; the
-    scenario's ``episode.initial_share`` where a policy has none. ``router`` (a name of
-    ``config.ROUTERS``), for systems that are a split and a router together; it replaces the
-    scenario's. ``refill_pace`` (from 0 to 1, broadcasting to (B, M)), read after every decision:
-    the part of the link time open to refill that it may use. ``names_share = True`` for a policy
-    whose shares do not depend on the share in force. ``batched = False`` (``helm-gym
-    bench`` only) for a policy that takes one row at a time: (F,) or (M, F), answered by a number or
-    (M,).
+    A policy may also have these; whoever asks uses the functions below, which know the defaults:
+
+    * ``initial_share`` (float): the share its clusters are warmed up with. The default is the
+      scenario's ``episode.initial_share``.
+    * ``router`` (a name of ``config.ROUTERS``): for systems that are a split and a router together.
+      It replaces the scenario's.
+    * ``names_share = True``: its shares do not depend on the share in force.
+    * ``refill_pace`` (from 0 to 1, broadcasting to (B, M)), read after every decision: the part of
+      the link time open to refill that it may use.
+    * ``batched = False`` (``helm-gym bench`` only): it takes one row at a time, (F,) or (M, F), and
+      answers with a number or (M,).
+    * ``card``: what a trained policy was trained on
+      (:class:`helm_gym.agents.models.card.Card`). The held-out check reads it.
+    * ``state()`` and ``restore(state)``: what it remembers between decisions, as dictionaries,
+      lists, tuples, numbers and arrays, and how it goes on from there bit for bit. A policy without
+      them is taken to remember nothing.
+
+    A policy around another one derives from :class:`Wrapper`, which forwards all of them.
     """
 
-    control: str  # "cluster", "per_node" or "node"
-    observation: str  # "paper7" or "extended"
+    @property
+    def control(self) -> str:
+        """One of ``cluster``, ``per_node`` and ``node``."""
+
+    @property
+    def observation(self) -> str:
+        """One of ``paper7`` and ``extended``."""
 
     def reset(self, seed: int) -> None:
         """Begin an episode on every row; forget what the last one left behind."""
@@ -74,6 +89,12 @@ def initial_share_of(policy: Policy) -> float | None:
     return None if share is None else float(share)
 
 
+def router_of(policy: Policy) -> str | None:
+    """Router that a policy brings along; None for the scenario's."""
+    router = getattr(policy, "router", None)
+    return None if router is None else str(router)
+
+
 def names_share(policy: Policy) -> bool:
     """Whether a policy says where the share should be; False where it moves the one in force.
 
@@ -82,10 +103,100 @@ def names_share(policy: Policy) -> bool:
     return bool(getattr(policy, "names_share", False))
 
 
+def is_batched(policy: Policy) -> bool:
+    """Whether a policy takes many rows at once; False where it takes one at a time."""
+    return bool(getattr(policy, "batched", True))
+
+
+def card_of(policy: Any) -> Any:
+    """What a trained policy says of its training; None for a policy that was not trained."""
+    return getattr(policy, "card", None)
+
+
 def refill_pace_of(policy: Policy) -> Array | None:
     """Pace that a policy's last decision set for refill; None where it leaves refill alone."""
     pace = getattr(policy, "refill_pace", None)
     return None if pace is None else np.asarray(pace, np.float64)
+
+
+def state_of(policy: Policy) -> Any:
+    """What a policy remembers between decisions; None where it has no ``state()``."""
+    give = getattr(policy, "state", None)
+    return give() if callable(give) else None
+
+
+def restore_state(policy: Policy, state: Any) -> None:
+    """Let a policy go on from what :func:`state_of` gave."""
+    take = getattr(policy, "restore", None)
+    if callable(take):
+        take(state)
+
+
+class Wrapper:
+    """A policy around another one: what a subclass does not override is the inner policy's.
+
+    Args:
+        base: the policy inside.
+    """
+
+    def __init__(self, base: Policy) -> None:
+        self.base = base
+
+    @property
+    def control(self) -> str:
+        """The inner policy's control, or the default."""
+        return view_of(self.base)[0]
+
+    @property
+    def observation(self) -> str:
+        """The inner policy's observation, or the default."""
+        return view_of(self.base)[1]
+
+    @property
+    def initial_share(self) -> float | None:
+        """Share that clusters are warmed up with; None for the scenario's."""
+        return initial_share_of(self.base)
+
+    @property
+    def router(self) -> str | None:
+        """Router that the inner policy brings along; None for the scenario's."""
+        return router_of(self.base)
+
+    @property
+    def names_share(self) -> bool:
+        """Whether the inner policy says where the share should be."""
+        return names_share(self.base)
+
+    @property
+    def batched(self) -> bool:
+        """Whether the inner policy takes many rows at once."""
+        return is_batched(self.base)
+
+    @property
+    def card(self) -> Any:
+        """What the inner policy was trained on; None if it was not trained."""
+        return card_of(self.base)
+
+    @property
+    def refill_pace(self) -> Array | None:
+        """Pace that the last decision set for refill; None where it leaves refill alone."""
+        return refill_pace_of(self.base)
+
+    def reset(self, seed: int) -> None:
+        """Begin an episode on every row."""
+        self.base.reset(seed)
+
+    def act(self, obs: Array) -> Array:
+        """Choose shares, see :meth:`Policy.act`."""
+        return self.base.act(obs)
+
+    def state(self) -> Any:
+        """What the inner policy remembers."""
+        return state_of(self.base)
+
+    def restore(self, state: Any) -> None:
+        """Go on from what :meth:`state` gave."""
+        restore_state(self.base, state)
 
 
 def checked_reset(policy: Policy, name: str, seed: int) -> None:

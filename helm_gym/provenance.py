@@ -267,8 +267,7 @@ def policy_digest(spec: str, policy: Any) -> str:
 
     Args:
         spec: as the policy was asked for; the path of a model file in it does not count.
-        policy: the policy itself. Policies that it wraps are found as its ``base``, and those that
-            it is put together of as its ``outermost``.
+        policy: the policy itself. Policies inside it are found as its ``base``.
     """
     file = _model_file(spec, policy)
     total = hashlib.sha256((spec.partition(":")[0] if file else spec).encode())
@@ -282,12 +281,9 @@ def policy_digest(spec: str, policy: Any) -> str:
 
 def _chain(policy: Any) -> Iterator[Any]:
     """A policy and those inside it, from the outermost on."""
-    while policy is not None:
+    while hasattr(policy, "act"):
         yield policy
-        inner = getattr(policy, "outermost", None)
-        policy = inner if inner is not None else getattr(policy, "base", None)
-        if isinstance(policy, str) or not hasattr(policy, "act"):
-            return
+        policy = getattr(policy, "base", None)
 
 
 def _code_of(cls: type) -> str:

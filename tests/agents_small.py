@@ -54,16 +54,16 @@ def kill_at(where: str) -> None:
 
         monitor.Watch._on_step = counted
     else:  # while the second checkpoint is half written
-        writes, write_packed = [0], checkpoints.write_packed
+        writes, write_state = [0], checkpoints.write_state
 
         def cut_off(path: Any, tree: Any) -> str:
             writes[0] += 1
             if writes[0] == 2:
                 path.with_name(f".{path.name}.1.tmp").write_bytes(b"PK half of it")
                 die()
-            return write_packed(path, tree)
+            return write_state(path, tree)
 
-        checkpoints.write_packed = cut_off
+        checkpoints.write_state = cut_off
 
 
 if __name__ == "__main__":

@@ -10,10 +10,12 @@ from small import REGIMES, small_scenario
 
 from helm_gym.agents.adapter.config import ResidualConfig
 from helm_gym.agents.controller.controller import HelmController
-from helm_gym.agents.controller.telemetry import Site, from_simulator
+from helm_gym.agents.controller.telemetry import ClusterColumn, NodeColumn, Site, empty
 from helm_gym.agents.layers.helm import HelmPolicy
 from helm_gym.config.scenario import Scenario
 from helm_gym.envs.vector_env import EmbKvVectorEnv
+from helm_gym.sim.layout import Cluster, Node
+from helm_gym.sim.simulator import Telemetry
 
 CLOSE = 1e-6  # share
 NERVOUS: dict[str, Any] = {  # alarms within a few short windows
@@ -26,6 +28,19 @@ RESTLESS = ResidualConfig(step=0.1, guard=False)
 def scenario_of(nodes: int, steps: int) -> Scenario:
     regime = {**REGIMES["burst"], "amplitude": 6}
     return small_scenario(**{"nodes": nodes, "workload.regime": regime, "episode.steps": steps})
+
+
+def reported(window: Telemetry, shares: Any) -> Any:
+    """The first cluster's window as a serving system would report it, ``shares`` in force."""
+    telemetry = empty(window.node.shape[1])
+    for column in NodeColumn:
+        if column is not NodeColumn.TIME_S:
+            telemetry[:-1, column] = window.node[0, :, Node[column.name]]
+    now = window.cluster[0, Cluster.TIME_S]
+    telemetry[:-1, NodeColumn.SHARE], telemetry[:-1, NodeColumn.TIME_S] = shares, now
+    telemetry[-1, ClusterColumn.P99_S] = window.cluster[0, Cluster.P99_S]
+    telemetry[-1, ClusterColumn.NOW_S] = now
+    return telemetry
 
 
 class Pair:
@@ -45,7 +60,8 @@ class Pair:
 
     def decide(self) -> tuple[Any, Any]:
         """(M,) shares of policy and controller."""
-        telemetry = from_simulator(self.env._window, 0, self.env.shares[0])  # type: ignore[arg-type]
+        assert self.env._window is not None
+        telemetry = reported(self.env._window, self.env.shares[0])
         given = self.controller.decide(telemetry).copy()
         wanted = self.policy.act(self.obs)
         np.testing.assert_array_equal(self.controller.observation, self.obs[0])

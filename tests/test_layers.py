@@ -34,11 +34,12 @@ LAYERS: dict[str, float] = {
     "helm_gym.errors": 0,
     "helm_gym.seeding": 0,
     "helm_gym.files": 0,
+    "helm_gym.lazy": 0,
     "helm_gym.processes": 0,
     "helm_gym.units": 0,
     "helm_gym.console": 0,
     "helm_gym.store": 0,
-    "helm_gym.pack": 0,
+    "helm_gym.state_file": 0,
     "helm_gym.provenance": 0,  # the kernels' cache is keyed by it
     "helm_gym.pages": 0,
     "helm_gym.config": 1,
@@ -171,8 +172,17 @@ def library_imports() -> list[Import]:
 # Each rule answers: does this import break it?
 
 
+def exports_its_own(found: Import) -> bool:
+    """Whether a package names, for type checkers, what one of its own modules defines."""
+    path = FILES.get(found.importer)
+    is_package = path is not None and path.name == "__init__.py"
+    return is_package and found.kind == "typing" and within(found.target, found.importer)
+
+
 def points_up(found: Import) -> bool:
     if within(found.importer, "helm_gym.cli") or not within(found.target, "helm_gym"):
+        return False
+    if exports_its_own(found):
         return False
     above, below = layer(found.importer), layer(found.target)
     return above is not None and (below is None or below > above)
@@ -199,7 +209,7 @@ def needs_learning_libraries(found: Import) -> bool:
     if not within(found.target, *LEARNING) or within(found.importer, "helm_gym.agents"):
         return False
     lazy_is_enough = within(
-        found.importer, "helm_gym.hardware", "helm_gym.pack", "helm_gym.benchmark",
+        found.importer, "helm_gym.hardware", "helm_gym.state_file", "helm_gym.benchmark",
         "helm_gym.studies",
     )  # fmt: skip
     return found.kind == "module" or not lazy_is_enough
@@ -245,6 +255,8 @@ def test_no_library_import_breaks_a_rule(rule: Callable[[Import], bool]) -> None
         (points_up, "helm_gym.baselines.x", "import helm_gym.agents"),
         (points_up, "helm_gym.baselines.x", "def f():\n    import helm_gym.agents"),
         (points_up, "helm_gym.agents.models.x", "import helm_gym.agents.training.y"),
+        (points_up, "helm_gym.agents", "import helm_gym.agents.training.y"),
+        (points_up, "helm_gym.agents", "if TYPE_CHECKING:\n    import helm_gym.cli.adapt"),
         (points_up, "helm_gym.workload.x", "import helm_gym.sim.y"),
         (points_up, "helm_gym.runs.x", "import helm_gym.suites.y"),
         (points_up, "helm_gym.agents.x", "import helm_gym.cli"),
@@ -270,6 +282,7 @@ def test_a_planted_fault_is_found(
     [
         (points_up, "helm_gym.envs.x", "from helm_gym import errors\nfrom . import y"),
         (points_up, "helm_gym.evaluation.x", "def f():\n    import helm_gym.agents"),
+        (points_up, "helm_gym.agents", "if TYPE_CHECKING:\n    import helm_gym.agents.training.y"),
         (points_up, "helm_gym.cli", "def f():\n    import helm_gym.agents"),
         (makes_the_cli_slow, "helm_gym.cli", "def f():\n    import helm_gym.agents"),
         (makes_the_cli_slow, "helm_gym.cli", "from helm_gym.errors import HelmGymError"),

@@ -16,7 +16,7 @@ from helm_gym.config.quantity import Frozen
 from helm_gym.errors import ConfigError
 from helm_gym.policy import names_share
 
-Method = Literal["marginal", "ppo", "none"]
+Method = Literal["marginal", "none"]
 
 
 class Reach(NamedTuple):
@@ -37,8 +37,8 @@ MOVED = Reach(bound=0.015, step=0.0005)
 class ResidualConfig(Frozen):
     """How a residual is bounded, learned and guarded; windows are decisions, 5 s as a rule.
 
-    ``marginal`` follows what the caches' ghosts say a larger share would save, ``ppo`` is the
-    reference method (it explores), ``none`` learns nothing and decides as the base.
+    ``marginal`` follows what the caches' ghosts say a larger share would save, ``none`` learns
+    nothing and decides as the base.
     """
 
     method: Method = "marginal"
@@ -56,16 +56,6 @@ class ResidualConfig(Frozen):
     # Of a second that the KV ghost promises; tuned, of 0.35, 0.5, 0.7 and 1.
     kv_discount: float = Field(default=0.7, gt=0)
     smoothing: float = Field(default=0.7, ge=0, lt=1)  # of signals per window: 17 s; untuned
-
-    # ppo
-    rollout: int = Field(default=16, ge=2)  # windows per update; untuned
-    epochs: int = Field(default=4, ge=1)  # untuned
-    clip: float = Field(default=0.2, gt=0)  # Schulman et al. 2017
-    discount: float = Field(default=0.9, ge=0, lt=1)  # 50 s, a cache's lag; untuned
-    trace: float = Field(default=0.9, ge=0, le=1)  # lambda of GAE; untuned
-    learning_rate: float = Field(default=3e-3, gt=0)  # of Adam; untuned
-    hold: int = Field(default=4, ge=1)  # windows that an offset is held: caches lag; untuned
-    exploration: float = Field(default=0.1, gt=0)  # standard deviation / bound; untuned
 
     # guard
     guard: bool = True

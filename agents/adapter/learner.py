@@ -1,7 +1,7 @@
 """The online learner of one stream: it decides nothing, it keeps what the decision path reads.
 
-``weights``, ``gate`` and ``offset`` are read by decisions and replaced, never written into, so a
-decision made while another thread learns sees one or the other. ``record`` is called with every
+``weights`` and ``gate`` are read by decisions and replaced, never written into, so a decision made
+while another thread learns sees one or the other. ``record`` is called with every
 decision and only keeps what it is given; ``update`` does the work, after the answer was sent or in
 a thread of its own.
 """
@@ -33,18 +33,16 @@ class ResidualLearner:
         config: settings.
         nodes: M, rows of a cluster; 1 where a cluster is decided for as a whole.
         inputs: I, of the network.
-        seed: of the first layers and of exploration.
+        seed: of the first layers.
     """
 
     def __init__(self, config: ResidualConfig, nodes: int, inputs: int, seed: int) -> None:
         self.config = config
-        self._nodes, self._inputs, self._seed = nodes, inputs, seed
-        self._rng = np.random.default_rng([seed, 1])
+        self.nodes, self._inputs, self._seed = nodes, inputs, seed
         self.weights = self._fresh()
-        self._method = make_method(config, nodes, inputs)
+        self._method = make_method(config, nodes)
         self._guard = Guard(config)
         self.gate: Floats = np.ones(nodes)
-        self.offset: Floats = np.zeros(nodes)
         self.dropped = 0  # updates that were not finite, and windows that could not be read
         self.updates = 0
         self._average = np.nan  # EMA of P99 / SLO
@@ -101,11 +99,7 @@ class ResidualLearner:
             self._forget()
         elif (self._last[1] == 1.0).all():  # what it decided is what was done
             self._learn(seen, rate)
-        self.gate = np.full(self._nodes, self._guard.gate)
-        if self._guard.gate < 1.0:
-            self.offset = np.zeros(self._nodes)
-        else:
-            self.offset = self.config.reach.bound * self._method.explore(self._rng)
+        self.gate = np.full(self.nodes, self._guard.gate)
 
     def _rate(self, p99: float) -> float:
         """HELM's rule: larger steps the further P99 is from its average."""
@@ -122,51 +116,37 @@ class ResidualLearner:
         before = self._method.state()
         with np.errstate(all="ignore"):
             better = self._method.learn(self.weights, features, seen, rate)
-        if better is None:
-            return
         if all(np.isfinite(part).all() for part in better):
             self.weights = better
             self.updates += 1
         else:
             self.dropped += 1
-            if _finite(before):
-                self._method.restore(before)
-            else:
-                self._method = make_method(self.config, self._nodes, self._inputs)
+            self._method.restore(before)
 
     def _forget(self) -> None:
         """Begin again at the base: the residual was worse, and its optimiser led there."""
         self.weights = self._fresh()
-        self._method = make_method(self.config, self._nodes, self._inputs)
+        self._method = make_method(self.config, self.nodes)
 
     def _fresh(self) -> ResidualWeights:
         return initial_weights(self._inputs, self._seed, self.config.hidden)
 
     def state(self) -> dict[str, Any]:
-        """Everything that changes, for :mod:`helm_gym.pack`."""
+        """Everything that changes, for :mod:`helm_gym.state_file`."""
         return {
-            "weights": tuple(self.weights), "gate": self.gate, "offset": self.offset,
-            "dropped": self.dropped, "updates": self.updates, "average": self._average,
-            "pending": list(self._pending), "last": self._last,
-            "rng": self._rng.bit_generator.state, "guard": self._guard.state(),
+            "weights": tuple(self.weights), "gate": self.gate, "dropped": self.dropped,
+            "updates": self.updates, "average": self._average, "pending": list(self._pending),
+            "last": self._last, "guard": self._guard.state(),
             "method": None if self._method is None else self._method.state(),
         }  # fmt: skip
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state` gave, bit for bit."""
         self.weights = ResidualWeights(*(part.copy() for part in state["weights"]))
-        self.gate, self.offset = state["gate"].copy(), state["offset"].copy()
+        self.gate = state["gate"].copy()
         self.dropped, self.updates = state["dropped"], state["updates"]
         self._average, self._last = state["average"], state["last"]
         self._pending = list(state["pending"])
-        self._rng.bit_generator.state = state["rng"]
         self._guard.restore(state["guard"])
         if self._method is not None:
             self._method.restore(state["method"])
-
-
-def _finite(state: dict[str, Any]) -> bool:
-    def parts(value: Any) -> list[Any]:
-        return [p for v in value for p in parts(v)] if isinstance(value, tuple) else [value]
-
-    return all(np.isfinite(part).all() for value in state.values() for part in parts(value))

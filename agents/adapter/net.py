@@ -71,21 +71,19 @@ def forward(
     bound: float,
     features: Any,
     gate: Any,
-    offset: Any,
     scratch: Any,
     out: Any,
 ) -> None:
     """Residuals of all nodes of a cluster, in share; nothing is allocated.
 
-    ``out[m] = gate[m] * clip(bound * tanh(net(features[m])) + offset[m], -bound, bound)``, and 0
-    where that is not finite. The caller adds it to the base's share and clips to the range.
+    ``out[m] = gate[m] * bound * tanh(net(features[m]))``, and 0 where that is not finite. The
+    caller adds it to the base's share and clips to the range.
 
     Args:
         weights: of the network.
         bound: longest residual.
         features: (M, I), any float type.
         gate: (M,) 1 where the residual is on, 0 where the base decides alone.
-        offset: (M,) what the learner adds to explore, in share; zeros where it does not.
         scratch: (2, H), see :func:`scratch_for`.
         out: (M,) is written.
     """
@@ -106,9 +104,9 @@ def forward(
                 total += weights.w2[h, i] * scratch[0, i]
             scratch[1, h] = math.tanh(total)
             last += weights.w3[h] * scratch[1, h]
-        value = bound * math.tanh(last) + offset[m]
+        value = bound * math.tanh(last)
         if math.isfinite(value):
-            out[m] = gate[m] * min(max(value, -bound), bound)
+            out[m] = gate[m] * value
 
 
 def outputs(weights: ResidualWeights, features: Array) -> Floats:

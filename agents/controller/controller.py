@@ -7,25 +7,24 @@ needs no torch. docs/controller.md says how to wire it to a serving system.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from helm_gym.agents.adapter.config import ResidualConfig
 from helm_gym.agents.adapter.learner import ResidualLearner
-from helm_gym.agents.adapter.net import ResidualWeights, inputs_of, see
+from helm_gym.agents.adapter.net import ResidualWeights, see
+from helm_gym.agents.controller import networks, path
 from helm_gym.agents.controller import telemetry as wire
-from helm_gym.agents.controller.path import N_PLACES, F, Place, Setting, Work, decide_nodes
+from helm_gym.agents.controller.networks import INPUTS, F
 from helm_gym.agents.controller.telemetry import Reason, Site
-from helm_gym.agents.controller.weights import build, write_residual
 from helm_gym.agents.layers.anchored import Anchor
 from helm_gym.agents.layers.helm import load_base
-from helm_gym.agents.models.layers import layers_of
+from helm_gym.agents.models.layers import Layers, layers_of
 from helm_gym.agents.models.released import NAME
 from helm_gym.agents.models.trained import TrainedPolicy
-from helm_gym.agents.models.view import STEPS
-from helm_gym.envs.observation import FAST_S, SLOW_S
+from helm_gym.envs.observation import SCALES, scales_of
 from helm_gym.envs.recovery_config import RecoveryConfig
 from helm_gym.errors import ConfigError, PolicyError
 
@@ -72,13 +71,12 @@ class HelmController:
             adapter = None  # it decides as the base
         self._adapter = adapter.reaching(self.policy) if adapter else None
         self.learner: ResidualLearner | None = None
-        layers = layers_of(self.policy)
-        hidden = adapter.hidden if adapter else 0
-        self._nets, begin, self._slots = build(nodes, layers, hidden)
-        self._memory: Floats = np.zeros((nodes + 2, N_PLACES))
-        self._set(begin, [len(bias) for _, bias in layers[:-1]], max_age, recovery)
-        self._decide: Any = decide_nodes
-        self.shares: Floats = self._memory[:nodes, Place.SHARE]
+        self._nodes: Array = np.zeros(nodes, path.NODE)
+        self._settings: Array = np.zeros(1, path.SETTINGS)
+        self._set_site(max_age)
+        self._set_layers(recovery)
+        self._set_networks(layers_of(self.policy))
+        self.shares: Floats = self._nodes["share"]
         """(M,) EMB shares to put into force; read-only, and written by every decision."""
         self.shares.flags.writeable = False
         self._warm_up()
@@ -97,42 +95,49 @@ class HelmController:
             PolicyError: telemetry is of another shape or type; nothing was decided, and
                 :attr:`shares` are still the last ones.
         """
-        try:
-            if self._decide(telemetry, self._memory, self._nets) >= 0:
-                return self.shares
-        except TypeError:
-            pass
-        raise PolicyError(
-            f"telemetry must be a C-contiguous, writable float64 array of shape "
-            f"{(self.nodes + 1, wire.N_COLUMNS)} "
-            f"(helm_gym.agents.controller.telemetry.empty({self.nodes}) makes one); got "
-            f"{_described(telemetry)}"
+        if not self._can_read(telemetry):
+            raise PolicyError(
+                f"telemetry must be a C-contiguous, writable float64 array of shape "
+                f"{(self.nodes + 1, wire.N_COLUMNS)} "
+                f"(helm_gym.agents.controller.telemetry.empty({self.nodes}) makes one); got "
+                f"{_described(telemetry)}"
+            )
+        path.decide_nodes(telemetry, self._nodes, self._settings, self._networks, self._work)
+        return self.shares
+
+    def _can_read(self, telemetry: object) -> bool:
+        """Whether the compiled path reads this; for another kind it would be compiled anew."""
+        return (
+            type(telemetry) is np.ndarray
+            and telemetry.dtype == np.float64
+            and telemetry.shape == (self.nodes + 1, wire.N_COLUMNS)
+            and telemetry.flags.carray
         )
 
     @property
     def refill_pace(self) -> Floats:
         """(M,) part, 0 to 1, of the link time open to refill that it may use; a copy."""
-        return self._memory[: self.nodes, Place.PACE].copy()
+        return np.array(self._nodes["pace"])
 
     @property
     def stages(self) -> NDArray[np.int64]:
         """(M,) a :class:`~helm_gym.envs.recovery_machine.Stage` each."""
-        return self._memory[: self.nodes, Place.STAGE].astype(np.int64)
+        return np.array(self._nodes["stage"])
 
     @property
     def held(self) -> NDArray[np.int64]:
         """(M,) decisions, since the start, in which a node held its last share."""
-        return self._memory[: self.nodes, Place.HELD].astype(np.int64)
+        return np.array(self._nodes["held"])
 
     @property
     def reasons(self) -> tuple[Reason, ...]:
         """Per node why it held its share in the last decision; ``Reason.NONE`` if it did not."""
-        return tuple(Reason(int(found)) for found in self._memory[: self.nodes, Place.REASON])
+        return tuple(Reason(reason) for reason in self._nodes["reason"])
 
     @property
     def observation(self) -> NDArray[np.float32]:
         """(M, F) ``extended`` observation of the last decision, NaN where nothing was known."""
-        return self._nets[: self.nodes, :F].copy()
+        return np.array(self._nodes["inputs"][:, :F])
 
     def learn(self) -> None:
         """Learn from the last decision, and bring what was learned into the next one.
@@ -145,11 +150,9 @@ class HelmController:
         observation = self.observation
         self.learner.record(observation, see(observation[None])[0])
         self.learner.update()
-        self.load_adapter(self.learner.weights, self.learner.gate, self.learner.offset)
+        self.load_adapter(self.learner.weights, self.learner.gate)
 
-    def load_adapter(
-        self, weights: ResidualWeights, gate: Array | float = 1.0, offset: Array | float = 0.0
-    ) -> None:
+    def load_adapter(self, weights: ResidualWeights, gate: Array | float = 1.0) -> None:
         """Decide with these weights from the next decision on.
 
         They are copied beside those in use, and then one number says which count, so another thread
@@ -158,37 +161,32 @@ class HelmController:
         Args:
             weights: of a residual of the size that the adapter's settings say.
             gate: see :func:`helm_gym.agents.adapter.net.forward`; (M,) or one for all.
-            offset: in share, the same.
 
         Raises:
             ConfigError: there is no residual, or the weights are of another size.
         """
         if self._adapter is None:
             raise ConfigError("this controller has no residual; make it with adapter=...")
-        wanted = (self._adapter.hidden, inputs_of(F))
+        wanted = (self._adapter.hidden, INPUTS)
         if weights.w1.shape != wanted:
             raise ConfigError(
                 f"the residual's first layer is {weights.w1.shape}, but this controller's settings "
                 f"say (hidden, inputs) = {wanted}; take weights of the same settings"
             )
-        if not all(np.isfinite(part).all() for part in (*weights, gate, offset)):
+        if not all(np.isfinite(part).all() for part in (*weights, gate)):
             raise ConfigError("a residual has weights that are not finite; the last ones stay")
-        settings = self._memory[-1]
-        other = 1 - int(settings[Setting.SLOT])
-        write_residual(self._nets, self._slots[other], weights)
-        self._memory[: self.nodes, Place.GATE + other] = gate
-        self._memory[: self.nodes, Place.OFFSET + other] = offset
-        settings[Setting.SLOT] = other
+        other = 1 - int(self._settings["slot"][0])
+        networks.write(self._networks[path.RESIDUAL + other], networks.residual_layers(weights))
+        self._nodes["gate"][:, other] = gate
+        self._settings["slot"] = other
 
     def reset(self) -> None:
         """Begin anew: averages, burst machine, counts and residual forget all."""
-        self._memory[: self.nodes] = 0.0
-        self._memory[: self.nodes, Place.SHARE] = self._first_share()
-        self._memory[: self.nodes, Place.PACE] = 1.0
+        self._nodes[:] = np.zeros((), path.NODE)
+        self._nodes["share"], self._nodes["pace"] = self._first_share(), 1.0
         if self._adapter is not None:
-            inputs = inputs_of(F)
-            self.learner = ResidualLearner(self._adapter, self.nodes, inputs, self._seed)
-            self.load_adapter(self.learner.weights, self.learner.gate, self.learner.offset)
+            self.learner = ResidualLearner(self._adapter, self.nodes, INPUTS, self._seed)
+            self.load_adapter(self.learner.weights, self.learner.gate)
 
     def _first_share(self) -> float:
         """What is given before there is any data."""
@@ -196,56 +194,44 @@ class HelmController:
             return self.site.initial_share
         return min(max(self.anchor.at, self.site.share_min), self.site.share_max)
 
-    def _set(
-        self, begin: int, widths: list[int], max_age: float, recovery: RecoveryConfig | None
-    ) -> None:
-        """Fill the rows of parameters and settings."""
-        site, view, row = self.site, self.policy.card.view, self._memory[-1]
-        values = {
-            Setting.STEP_S: site.step_s,
-            Setting.NOMINAL: site.nominal_rps * site.step_s,
-            Setting.KEEP_FAST: np.exp(-site.step_s / FAST_S),
-            Setting.KEEP_SLOW: np.exp(-site.step_s / SLOW_S),
-            Setting.SLO_S: site.slo_s,
-            Setting.DEADLINE_S: site.deadline_s,
-            Setting.POOL_BYTES: site.pool_bytes,
-            Setting.LONGEST: site.longest_history,
-            Setting.MOST: site.most_candidates,
-            Setting.LOW: site.share_min,
-            Setting.HIGH: site.share_max,
-            Setting.MAX_AGE_S: max_age * site.step_s,
-            Setting.FEATURES: len(view.features),
-            Setting.CONTEXT: view.context,
-            Setting.INCREMENT: view.action in ("increment", "choice"),
-            Setting.CHOICES: len(STEPS) if view.action == "choice" else 0,
-            Setting.BOUND: view.bound,
-            Setting.BASE_LOW: view.share_min,
-            Setting.BASE_HIGH: view.share_max,
-            Setting.BASE: begin,
-            Setting.LAYERS: len(widths),
-            Setting.ADAPTER: self._adapter is not None,
-            Setting.RECOVERY: recovery is not None,
-            Setting.ANCHOR: self.anchor.at if self.anchor else 0.0,
-            Setting.FOLLOW: self.anchor.follow if self.anchor else 1.0,
-        }
-        for setting, value in values.items():
-            row[setting] = value
-        row[Setting.WIDTH : Setting.WIDTH + len(widths)] = widths
-        row[Setting.RESIDUAL : Setting.RESIDUAL + 2] = self._slots
+    def _set_site(self, max_age: float) -> None:
+        """Settings that the site decides."""
+        site, settings = self.site, self._settings
+        numbers = site.model_dump(include=set(SCALES.names or ()))
+        settings["scales"] = scales_of(1, site.nominal_rps * site.step_s, **numbers)
+        settings["max_age_s"] = max_age * site.step_s
+        settings["share_min"], settings["share_max"] = site.share_min, site.share_max
+
+    def _set_layers(self, recovery: RecoveryConfig | None) -> None:
+        """Settings of base, anchor, residual and burst machine."""
+        site, view, settings = self.site, self.policy.card.view, self._settings
+        settings["base_moves"] = view.action in ("increment", "choice")
+        settings["base_chooses"] = view.action == "choice"
+        settings["base_bound"] = view.bound
+        settings["base_min"], settings["base_max"] = view.share_min, view.share_max
+        settings["anchor"] = self.anchor.at if self.anchor else 0.0
+        settings["follow"] = self.anchor.follow if self.anchor else 1.0
+        settings["adapts"], settings["recovers"] = self._adapter is not None, recovery is not None
         if self._adapter is not None:
-            row[Setting.RESIDUAL_ROWS] = self._adapter.hidden
-            row[Setting.RESIDUAL_BOUND] = self._adapter.reach.bound
+            settings["residual_bound"] = self._adapter.reach.bound
         if recovery is not None:
-            params = recovery.lower(site.step_s, site.share_min, site.share_max)
-            self._memory[-2, : len(params)] = params
+            settings["machine"] = recovery.lower(site.step_s, site.share_min, site.share_max)
+
+    def _set_networks(self, layers: Layers) -> None:
+        """The base's weights, and room for those of a residual."""
+        hidden = self._adapter.hidden if self._adapter else 0
+        layers = networks.seeing_all(layers, self.policy.card.view)
+        self._settings["base_widths"] = networks.widths_of(layers)
+        self._settings["residual_widths"][0, :4] = INPUTS, hidden, hidden, 1
+        widest = max(*(len(bias) for _, bias in layers), hidden)
+        self._networks = networks.empty(path.RESIDUAL + path.SLOTS, widest)
+        self._work = np.zeros((2, self._networks.shape[-1]), np.float32)
+        networks.write(self._networks[path.BASE], layers)
 
     def _warm_up(self) -> None:
         """Compile, or load what was compiled, so that the first decision is no slower."""
         self.reset()
         self.decide(wire.empty(self.nodes))
-        # Arrays of another type are refused from here on; compiling for them would take seconds.
-        cast(Any, decide_nodes).disable_compile()
-        self._nets[: self.nodes + len(Work)] = 0.0
         self.reset()
 
 
@@ -267,5 +253,5 @@ def _check(site: Site, nodes: int, max_age: float) -> None:
 def _described(found: object) -> str:
     if not isinstance(found, np.ndarray):
         return type(found).__name__
-    flags = "" if found.flags.c_contiguous and found.flags.writeable else ", of other flags"
+    flags = "" if found.flags.carray else ", of other flags"
     return f"{found.dtype} of shape {found.shape}{flags}"

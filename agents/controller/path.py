@@ -1,306 +1,196 @@
 """The decision path: telemetry in, shares out, in one compiled call that allocates nothing.
 
-It is the observation of :mod:`helm_gym.envs.observation` (number for number, float32), the base
-network, the residual of :mod:`helm_gym.agents.adapter.net` and the burst machine of
-:mod:`helm_gym.envs.recovery_machine`, node by node. Everything that it knows lies in two arrays,
-because each argument costs a call from Python some 100 ns:
+For every node it runs the formulas of :mod:`helm_gym.envs.observation`, the base network, the
+anchor, the residual and the burst machine of :mod:`helm_gym.envs.recovery_machine`. A node whose
+telemetry cannot be used holds its last share.
 
-* ``memory`` (M + 2, W) float64: a row per node (:class:`Place`), the machine's parameters, and the
-  settings (:class:`Setting`).
-* ``nets`` float32: M rows of observations, rows to work in (:class:`Work`), and the weights, a row
-  per input, see :mod:`helm_gym.agents.controller.weights`.
+What it knows lies in arrays of records with named fields: :data:`NODE`, one per node, and
+:data:`SETTINGS`, one in all. Named tuples would read as well, but handing one over from Python
+costs some 250 ns per field, and an array of records 400 ns in all.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from enum import IntEnum
 from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from helm_gym.agents.controller.kernels import dot, layer, tanh
+from helm_gym.agents.controller.networks import INPUTS, N_WIDTHS, F, run
 from helm_gym.agents.controller.telemetry import N_COLUMNS, ClusterColumn, NodeColumn, Reason
-from helm_gym.agents.models.layers import MOST_LAYERS
 from helm_gym.agents.models.view import STEPS
-from helm_gym.envs.observation import FEATURES, MARGINAL_SCALE
+from helm_gym.envs.observation import (
+    SCALES,
+    Feature,
+    cut_to_ranges,
+    follow_rates,
+    known_p99,
+    observe_more,
+    observe_paper7,
+)
 from helm_gym.envs.recovery_machine import N_PARAMS, N_SIGNALS, N_STATE, advance, read_signals
 from helm_gym.sim.compiled import inlined, kernel_folder
+from helm_gym.sim.layout import N_NODE, Node
 
 Array = NDArray[Any]
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
-F = len(FEATURES["extended"])  # features of a node
-_SHARE = [feature.name for feature in FEATURES["extended"]].index("emb_share")
 # Windows' arrivals / nominal; assumed, the strongest burst that we measured is x5. Averages would
 # remember one wrapped counter for over an hour.
 MOST_ARRIVED = 100.0
-# Reasons as the memory holds them.
-_NONE, _MISSING, _STALE, _ABSURD, _NO_P99, _NO_ANSWER = (float(reason) for reason in Reason)
+SLOTS = 2  # residuals: one in use, one to load the next weights into
+BASE, RESIDUAL = 0, 1  # where the base and the first slot lie in the array of weights
 
-
-class Place(IntEnum):
-    """Columns of a node's row of ``memory``."""
-
-    SHARE = 0  # last given
-    PACE = 1  # of refill, last given
-    STAGE = 2  # of the burst machine
-    REASON = 3  # a telemetry.Reason
-    HELD = 4  # decisions in which the node held its share, ever
-    BEGUN = 5  # 1 once its averages have begun
-    RATE_FAST = 6  # moving averages of the arrival rate, of nominal
-    RATE_SLOW = 7
-    TIME_S = 8  # of its last window
-    GATE = 9  # two slots each; the one in use is Setting.SLOT
-    OFFSET = 11
-    STATE = 13  # of the burst machine, N_STATE numbers
-    SIGNALS = 13 + N_STATE  # N_SIGNALS numbers
-
-
-class Setting(IntEnum):
-    """Columns of the last row of ``memory``."""
-
-    STEP_S = 0
-    NOMINAL = 1  # requests of a window
-    KEEP_FAST = 2
-    KEEP_SLOW = 3
-    SLO_S = 4
-    DEADLINE_S = 5
-    POOL_BYTES = 6
-    LONGEST = 7  # tokens
-    MOST = 8  # candidates
-    LOW = 9  # shares allowed
-    HIGH = 10
-    MAX_AGE_S = 11
-    FEATURES = 12  # that the base reads
-    CONTEXT = 13  # 1 if the base also reads their means
-    INCREMENT = 14  # 1 if the base's output is a change of the share
-    BOUND = 15  # longest such change
-    BASE_LOW = 16
-    BASE_HIGH = 17
-    BASE = 18  # first row of its weights
-    LAYERS = 19  # hidden ones
-    WIDTH = 20  # MOST_LAYERS places
-    ADAPTER = 24  # 1 if there is a residual
-    RESIDUAL = 25  # first row of its weights, two slots
-    RESIDUAL_ROWS = 27  # its hidden units
-    RESIDUAL_BOUND = 28
-    SLOT = 29  # 0 or 1, the residual's in use
-    RECOVERY = 30  # 1 if there is a burst machine
-    ANCHOR = 31  # planned share
-    FOLLOW = 32  # part of the base's deviation from it that counts; 1: the base alone
-    CHOICES = 33  # of how many steps the base chooses; 0: its output is a number
-
-
-class Work(IntEnum):
-    """Rows of ``nets`` after the observations."""
-
-    MEAN = 0  # of the observations
-    BASE = 1  # what the means contribute to the base's first layer
-    RESIDUAL = 2  # and to the residual's
-    ONE = 3
-    OTHER = 4
-
-
-N_WORK = len(Work)
-_STATE, _SIGNALS = int(Place.STATE), int(Place.SIGNALS)
-_END = _SIGNALS + N_SIGNALS
-N_PLACES = max(_END, N_PARAMS, len(Setting) + MOST_LAYERS)
-LANES = 16  # the residual's widths and the base's are multiples of it, filled up with zeros
+NODE = np.dtype(
+    [
+        ("share", "f8"),  # EMB share last given
+        ("pace", "f8"),  # pace of refill last given
+        ("stage", "i8"),  # of the burst machine, a Stage
+        ("reason", "i8"),  # why it held its share in the last decision, a Reason
+        ("held", "i8"),  # decisions in which it held its share, ever
+        ("begun", "?"),  # whether its averages have begun
+        ("time_s", "f8"),  # end of the last window that its averages took in
+        ("rates", "f8", (2,)),  # fast and slow average of the arrival rate, of nominal
+        ("gate", "f8", (SLOTS,)),  # part of the residual that counts, 0: none
+        ("machine", "f8", (N_STATE,)),  # state of the burst machine
+        ("signals", "f8", (N_SIGNALS,)),  # that the burst machine reads
+        ("sums", "f8", (N_NODE,)),  # telemetry in the simulator's columns
+        ("inputs", "f4", (INPUTS,)),  # its observation, then the mean over the cluster
+    ],
+    align=True,
+)
+SETTINGS = np.dtype(
+    [
+        ("scales", SCALES),  # what the formulas of the observation divide by
+        ("max_age_s", "f8"),  # beyond which telemetry is stale
+        ("share_min", "f8"),  # lowest share that the site allows
+        ("share_max", "f8"),  # highest
+        ("base_widths", "i8", (N_WIDTHS,)),  # numbers in every layer of the base
+        ("base_moves", "?"),  # whether the base's output is a change of the share in force
+        ("base_chooses", "?"),  # whether it is one of STEPS
+        ("base_bound", "f8"),  # longest change
+        ("base_min", "f8"),  # lowest share that the base was trained with
+        ("base_max", "f8"),  # highest
+        ("anchor", "f8"),  # planned share
+        ("follow", "f8"),  # part of the base's deviation from it that counts; 1: the base alone
+        ("adapts", "?"),  # whether there is a residual
+        ("residual_widths", "i8", (N_WIDTHS,)),  # numbers in every layer of the residual
+        ("residual_bound", "f8"),  # longest residual, in share
+        ("slot", "i8"),  # which of the residual's weights are in use
+        ("recovers", "?"),  # whether there is a burst machine
+        ("machine", "f8", (N_PARAMS,)),  # parameters of the burst machine
+    ],
+    align=True,
+)
+_SUMS = np.array([Node[c.name] for c in NodeColumn if c is not NodeColumn.TIME_S])
 
 
 @inlined
-def _padded(width: int) -> int:
-    return (width + LANES - 1) // LANES * LANES
-
-
-@inlined
-def _per(top: float, count: float) -> float:
-    return top / max(count, 1.0)
-
-
-@inlined
-def _inside(value: float, high: float) -> np.float32:
-    return np.float32(min(max(value, 0.0), high))
-
-
-@inlined
-def _reason(row: Array, now: float, settings: Array) -> float:
-    """Why a node's telemetry cannot be used, a Reason."""
+def _reason(row: Array, now: float, site: Any) -> Reason:
+    """Why a node's telemetry cannot be used."""
     total = now
-    absurd = False
+    absurd = row[NodeColumn.SHED] > row[NodeColumn.ARRIVED] or row[NodeColumn.SHARE] > 1.0
+    absurd = absurd or row[NodeColumn.ARRIVED] > MOST_ARRIVED * site.scales.nominal
     for column in range(N_COLUMNS):
         total += row[column]
         absurd = absurd or row[column] < 0.0
-    if math.isnan(total):  # an infinite number less another is none either
-        return _MISSING
-    if absurd or math.isinf(total):
-        return _ABSURD
-    if row[NodeColumn.SHED] > row[NodeColumn.ARRIVED] or row[NodeColumn.SHARE] > 1.0:
-        return _ABSURD
-    if row[NodeColumn.ARRIVED] > MOST_ARRIVED * settings[Setting.NOMINAL]:
-        return _ABSURD
     age = now - row[NodeColumn.TIME_S]
-    if age > settings[Setting.MAX_AGE_S]:
-        return _STALE
-    if age < -settings[Setting.STEP_S]:
-        return _ABSURD
-    return _NONE
+    if math.isnan(total):  # an infinite number less another is none either
+        return Reason.MISSING
+    if absurd or math.isinf(total) or age < -site.scales.step_s:
+        return Reason.ABSURD
+    return Reason.STALE if age > site.max_age_s else Reason.NONE
 
 
 @inlined
-def _check(telemetry: Array, memory: Array, settings: Array, nodes: int) -> float:
+def _judge(telemetry: Array, nodes: Array, site: Any) -> float:
     """Judge every node, and return the P99 in s that all see; NaN if none can decide."""
-    now, p99 = telemetry[nodes, ClusterColumn.NOW_S], telemetry[nodes, ClusterColumn.P99_S]
+    now, p99 = telemetry[-1, ClusterColumn.NOW_S], telemetry[-1, ClusterColumn.P99_S]
     arrived, admitted = 0.0, 0.0
-    for m in range(nodes):
+    for m in range(len(nodes)):
         row = telemetry[m]
-        reason = _reason(row, now, settings)
-        memory[m, Place.REASON] = reason
-        if reason == _NONE:
+        nodes[m].reason = _reason(row, now, site)
+        if nodes[m].reason == Reason.NONE:
             arrived += row[NodeColumn.ARRIVED]
             admitted += row[NodeColumn.ARRIVED] - row[NodeColumn.SHED]
-    if math.isnan(p99) and admitted == 0.0:
-        # None was served: the P99 is the deadline if requests came.
-        return float(settings[Setting.DEADLINE_S]) if arrived > 0.0 else 0.0
+    if admitted == 0.0:
+        p99 = known_p99(p99, arrived, site.scales.deadline_s)
     if 0.0 <= p99 < math.inf:
         return float(p99)
-    for m in range(nodes):
-        if memory[m, Place.REASON] == _NONE:
-            memory[m, Place.REASON] = _NO_P99
+    for m in range(len(nodes)):
+        if nodes[m].reason == Reason.NONE:
+            nodes[m].reason = Reason.NO_P99
     return math.nan
 
 
 @inlined
-def _follow(own: Array, row: Array, settings: Array) -> None:
-    """Continue a node's averages of the arrival rate by a window that is new."""
-    rate = row[NodeColumn.ARRIVED] / settings[Setting.NOMINAL]
-    if own[Place.BEGUN] == 0.0:
-        first = rate if rate > 0.0 else 1.0
-        own[Place.RATE_FAST], own[Place.RATE_SLOW], own[Place.BEGUN] = first, first, 1.0
-    elif row[NodeColumn.TIME_S] > own[Place.TIME_S]:
-        keep_fast, keep_slow = settings[Setting.KEEP_FAST], settings[Setting.KEEP_SLOW]
-        own[Place.RATE_FAST] = rate + keep_fast * (own[Place.RATE_FAST] - rate)
-        own[Place.RATE_SLOW] = rate + keep_slow * (own[Place.RATE_SLOW] - rate)
-    own[Place.TIME_S] = row[NodeColumn.TIME_S]
-
-
-@inlined
-def _observe(
-    seen: Array, row: Array, own: Array, settings: Array, p99: float, mean_share: float
-) -> None:
-    """Fill a node's ``extended`` observation; envs/observation.py says what each number is."""
-    arrived, shed = row[NodeColumn.ARRIVED], row[NodeColumn.SHED]
-    looked_up, admitted = row[NodeColumn.LOOKUP_BYTES], arrived - shed
-    slo, deadline, step = (
-        settings[Setting.SLO_S], settings[Setting.DEADLINE_S], settings[Setting.STEP_S]
-    )  # fmt: skip
-    unserved = deadline if admitted == 0.0 and arrived > 0.0 else 0.0
-    latency = _per(row[NodeColumn.LATENCY_S], admitted) + unserved
-    wait = _per(row[NodeColumn.WAIT_S], admitted) + unserved
-    emb, kv = row[NodeColumn.MARGINAL_EMB_S], row[NodeColumn.GHOST_KV_S] / step
-    fast, slow = own[Place.RATE_FAST], own[Place.RATE_SLOW]
-    seen[0] = _inside(_per(row[NodeColumn.HOT], arrived), 1.0)
-    seen[1] = _inside(_per(row[NodeColumn.KV_HITS], admitted), 1.0)
-    seen[2] = _inside(_per(looked_up - row[NodeColumn.MISS_BYTES], looked_up), 1.0)
-    tokens = _per(row[NodeColumn.HISTORY_TOKENS], arrived)
-    seen[3] = _inside(tokens / settings[Setting.LONGEST], 1.0)
-    seen[4] = _inside(_per(arrived - row[NodeColumn.WITHIN_SLO], arrived), 1.0)
-    seen[5] = _inside(row[NodeColumn.SHARE], 1.0)
-    seen[6] = _inside(p99 / (p99 + slo), 1.0)
-    seen[7] = _inside(fast / (fast + 1.0), 1.0)
-    seen[8] = _inside(slow / (slow + 1.0), 1.0)
-    seen[9] = _inside(row[NodeColumn.LINK_DELAY_S] / deadline, 1.0)
-    seen[10] = _inside(row[NodeColumn.GPU_DELAY_S] / deadline, 1.0)
-    seen[11] = _inside(row[NodeColumn.LINK_S] / step, 2.0)
-    seen[12] = _inside(row[NodeColumn.GPU_S] / step, 2.0)
-    seen[13] = _inside(row[NodeColumn.REFILL_BACKLOG] / settings[Setting.POOL_BYTES], 1.0)
-    seen[14] = _inside(_per(shed, arrived), 1.0)
-    candidates = _per(row[NodeColumn.CANDIDATES], arrived)
-    seen[15] = _inside(candidates / settings[Setting.MOST], 1.0)
-    seen[16] = _inside(emb / (emb + MARGINAL_SCALE), 1.0)
-    seen[17] = _inside(kv / (kv + MARGINAL_SCALE), 1.0)
-    seen[18] = _inside(latency / (latency + slo), 1.0)
-    seen[19] = _inside(wait / deadline, 1.0)
-    seen[20] = _inside(mean_share, 1.0)
-
-
-@inlined
-def _see(telemetry: Array, memory: Array, nets: Array, settings: Array, nodes: int) -> int:
-    """Observe all nodes; NaN are those of which nothing is known. Returns how many are known."""
-    p99 = _check(telemetry, memory, settings, nodes)
+def _observe(telemetry: Array, nodes: Array, site: Any) -> int:
+    """Fill every node's inputs, and return the number of nodes that can decide."""
+    p99_s = _judge(telemetry, nodes, site)
     known, shares = 0, 0.0
-    for m in range(nodes):
-        if memory[m, Place.REASON] == _NONE:
+    for m in range(len(nodes)):
+        if nodes[m].reason == Reason.NONE:
             known += 1
             shares += telemetry[m, NodeColumn.SHARE]
-        else:
-            shares += memory[m, Place.SHARE]
-    mean = nets[nodes + Work.MEAN]
-    mean[:F] = 0.0
-    for m in range(nodes):
-        seen = nets[m]
-        if memory[m, Place.REASON] != _NONE:
-            seen[:F] = math.nan
+    for m in range(len(nodes)):
+        own = nodes[m]
+        if own.reason != Reason.NONE:
+            own.inputs[:] = math.nan
             continue
-        _follow(memory[m], telemetry[m], settings)
-        _observe(seen, telemetry[m], memory[m], settings, p99, shares / nodes)
-    for feature in range(F):
-        total = 0.0
-        for m in range(nodes):
-            if memory[m, Place.REASON] == _NONE:
-                total += float(nets[m, feature])
-        mean[feature] = np.float32(total / max(known, 1))
+        _follow(own, telemetry[m], site)
+        observe_paper7(own.inputs, own.sums, p99_s, telemetry[m, NodeColumn.SHARE], site.scales)
+        observe_more(own.inputs, own.sums, own.rates, shares / known, site.scales)
+        cut_to_ranges(own.inputs[:F])
     return known
 
 
 @inlined
-def _context(nets: Array, settings: Array, nodes: int) -> None:
-    """What is the same for all nodes: the part of the first layers that reads the means."""
-    mean = nodes + Work.MEAN
-    features, begin = int(settings[Setting.FEATURES]), int(settings[Setting.BASE])
-    width = _padded(int(settings[Setting.WIDTH]))
-    # Rows: inputs, means of the inputs, bias.
-    means = features if settings[Setting.CONTEXT] > 0.0 else 0
-    bias = begin + features + means
-    layer(nets, begin + features, means, mean, bias, nodes + Work.BASE, width)
-    if settings[Setting.ADAPTER] > 0.0:
-        begin = int(settings[Setting.RESIDUAL + int(settings[Setting.SLOT])])
-        width = _padded(int(settings[Setting.RESIDUAL_ROWS]))
-        layer(nets, begin + F, F, mean, begin + 2 * F, nodes + Work.RESIDUAL, width)
+def _follow(own: Any, row: Array, site: Any) -> None:
+    """Take a node's telemetry in, and continue its averages if the window is new."""
+    for column in range(len(_SUMS)):
+        own.sums[_SUMS[column]] = row[column]
+    if not own.begun or row[NodeColumn.TIME_S] > own.time_s:
+        follow_rates(own.rates, row[NodeColumn.ARRIVED], site.scales, not own.begun)
+    own.begun, own.time_s = True, row[NodeColumn.TIME_S]
 
 
 @inlined
-def _base(nets: Array, settings: Array, nodes: int, m: int) -> float:
-    """The base network's output for a node, a number of any size."""
-    features, begin = int(settings[Setting.FEATURES]), int(settings[Setting.BASE])
-    width = int(settings[Setting.WIDTH])
-    one, other = nodes + Work.ONE, nodes + Work.OTHER
-    layer(nets, begin, features, m, nodes + Work.BASE, one, _padded(width))
-    tanh(nets, one, _padded(width))
-    begin += features * (2 if settings[Setting.CONTEXT] > 0.0 else 1) + 1
-    for depth in range(1, int(settings[Setting.LAYERS])):
-        layer(
-            nets, begin, width, one, begin + width, other,
-            _padded(int(settings[Setting.WIDTH + depth])),
-        )  # fmt: skip
-        begin += width + 1
-        width = int(settings[Setting.WIDTH + depth])
-        tanh(nets, other, _padded(width))
-        one, other = other, one
-    if settings[Setting.CHOICES] > 0.0:
-        layer(nets, begin, width, one, begin + width, other, LANES)
-        return _chosen(nets[other], int(settings[Setting.CHOICES]))
-    return float(dot(nets, begin, one, _padded(width)) + nets[begin + 1, 0])
+def _append_means(nodes: Array, known: int) -> None:
+    """Append the mean over the nodes that can decide to their observations."""
+    for feature in range(F):
+        total = 0.0
+        for m in range(len(nodes)):
+            if nodes[m].reason == Reason.NONE:
+                total += nodes[m].inputs[feature]
+        for m in range(len(nodes)):
+            nodes[m].inputs[F + feature] = total / known
 
 
 @inlined
-def _chosen(values: Array, choices: int) -> float:
+def _base(own: Any, site: Any, networks: Array, work: Array) -> float:
+    """The base's share; NaN if its network has no finite answer."""
+    outputs = work[run(networks[BASE], site.base_widths, own.inputs, work)]
+    output = float(outputs[0])
+    if site.base_chooses:
+        output = _chosen(outputs)
+    if not math.isfinite(output):
+        return math.nan
+    output = min(max(output, -1.0), 1.0)
+    low, high = site.base_min, site.base_max
+    if site.base_moves:
+        share = own.inputs[Feature.emb_share] + site.base_bound * output
+    else:
+        share = low + (output + 1.0) / 2.0 * (high - low)
+    return float(np.float32(min(max(share, low), high)))  # as trained policies answer
+
+
+@inlined
+def _chosen(values: Array) -> float:
     """The step of the largest value, the first of equals; NaN if one is not finite."""
     best = 0
-    for k in range(choices):
+    for k in range(len(STEPS)):
         if not math.isfinite(values[k]):
             return math.nan
         if values[k] > values[best]:
@@ -309,71 +199,41 @@ def _chosen(values: Array, choices: int) -> float:
 
 
 @inlined
-def _residual(nets: Array, memory: Array, settings: Array, nodes: int, m: int) -> float:
+def _residual(own: Any, site: Any, networks: Array, work: Array) -> float:
     """The residual of a node, in share; 0 where it is off or not finite."""
-    slot = int(settings[Setting.SLOT])
-    gate = memory[m, Place.GATE + slot]
-    if gate == 0.0:
+    slot, bound = site.slot, site.residual_bound
+    if own.gate[slot] == 0.0:
         return 0.0
-    begin = int(settings[Setting.RESIDUAL + slot])
-    width = int(settings[Setting.RESIDUAL_ROWS])
-    one, other = nodes + Work.ONE, nodes + Work.OTHER
-    layer(nets, begin, F, m, nodes + Work.RESIDUAL, one, _padded(width))
-    tanh(nets, one, _padded(width))
-    begin += 2 * F + 1
-    layer(nets, begin, width, one, begin + width, other, _padded(width))
-    tanh(nets, other, _padded(width))
-    begin += width + 1
-    last = float(dot(nets, begin, other, _padded(width)) + nets[begin + 1, 0])
-    bound = settings[Setting.RESIDUAL_BOUND]
-    value = bound * math.tanh(last) + memory[m, Place.OFFSET + slot]
-    return float(gate * min(max(value, -bound), bound)) if math.isfinite(value) else 0.0
+    row = run(networks[RESIDUAL + slot], site.residual_widths, own.inputs, work)
+    value = bound * math.tanh(float(work[row, 0]))
+    return own.gate[slot] * min(max(value, -bound), bound) if math.isfinite(value) else 0.0
 
 
 @inlined
-def _propose(nets: Array, memory: Array, settings: Array, nodes: int, m: int) -> float:
+def _propose(own: Any, site: Any, networks: Array, work: Array) -> float:
     """Base, anchor and residual for a node; NaN if the base has no answer."""
-    output = _base(nets, settings, nodes, m)
-    if not math.isfinite(output):
-        return math.nan
-    low, high = settings[Setting.BASE_LOW], settings[Setting.BASE_HIGH]
-    output = min(max(output, -1.0), 1.0)
-    if settings[Setting.INCREMENT] > 0.0:
-        share = float(nets[m, _SHARE]) + settings[Setting.BOUND] * output
-    else:
-        share = low + (output + 1.0) / 2.0 * (high - low)
-    share = float(np.float32(min(max(share, low), high)))  # as trained policies answer
-    if settings[Setting.FOLLOW] < 1.0:
-        anchor = settings[Setting.ANCHOR]
-        share = min(max(anchor + settings[Setting.FOLLOW] * (share - anchor), low), high)
-    if settings[Setting.ADAPTER] > 0.0:
-        share = min(max(share + _residual(nets, memory, settings, nodes, m), low), high)
-    return float(share)
+    share, low, high = _base(own, site, networks, work), site.base_min, site.base_max
+    if math.isfinite(share) and site.follow < 1.0:
+        share = min(max(site.anchor + site.follow * (share - site.anchor), low), high)
+    if math.isfinite(share) and site.adapts:
+        share = min(max(share + _residual(own, site, networks, work), low), high)
+    return share
 
 
 @inlined
-def _settle(nets: Array, memory: Array, settings: Array, m: int, proposed: float) -> None:
-    """Put a node's decision into its row: the burst machine's, or the proposal."""
-    own = memory[m]
-    blind = own[Place.REASON] != _NONE
-    in_force = own[Place.SHARE] if blind else float(nets[m, _SHARE])
-    share = in_force if blind else proposed
-    if not math.isfinite(share):
-        own[Place.REASON] = _NO_ANSWER
-        share, in_force = own[Place.SHARE], own[Place.SHARE]
-    held = own[Place.REASON] != _NONE
-    own[Place.HELD] += 1.0 if held else 0.0
-    if settings[Setting.RECOVERY] > 0.0:
-        given, pace, stage = advance(
-            own[_STATE:_SIGNALS],
-            memory[len(memory) - 2, :N_PARAMS],
-            own[_SIGNALS:_END],
-            share,
-            in_force,
-        )
-        own[Place.PACE], own[Place.STAGE] = pace, stage
-        share = share if held else given
-    own[Place.SHARE] = min(max(share, settings[Setting.LOW]), settings[Setting.HIGH])
+def _settle(own: Any, site: Any, proposed: float) -> None:
+    """Put a node's decision into force: the burst machine's, or the proposal."""
+    if own.reason == Reason.NONE and not math.isfinite(proposed):
+        own.reason = Reason.NO_ANSWER
+    holds = own.reason != Reason.NONE
+    own.held += 1 if holds else 0
+    share = own.share if holds else proposed
+    if site.recovers:
+        in_force = own.share if holds else own.inputs[Feature.emb_share]
+        given, pace, stage = advance(own.machine, site.machine, own.signals, share, in_force)
+        own.pace, own.stage = pace, stage
+        share = share if holds else given
+    own.share = min(max(share, site.share_min), site.share_max)
 
 
 def _short(function: FunctionT) -> FunctionT:
@@ -392,30 +252,27 @@ def _short(function: FunctionT) -> FunctionT:
 
 
 @_short
-def decide_nodes(telemetry: Array, memory: Array, nets: Array) -> int:
-    """Decide for all nodes; shares and paces are then in ``memory``.
+def decide_nodes(
+    telemetry: Array, nodes: Array, settings: Array, networks: Array, work: Array
+) -> None:
+    """Decide for all nodes; shares and paces are then in ``nodes``.
 
     Args:
         telemetry: (M + 1, N_COLUMNS) float64, see :mod:`helm_gym.agents.controller.telemetry`.
-        memory: (M + 2, N_PLACES) float64, written.
-        nets: float32, its first rows are written.
-
-    Returns:
-        Nodes whose telemetry could be used, or -1 if it is of another shape; nothing is decided
-        then.
+        nodes: (M,) :data:`NODE`, written.
+        settings: (1,) :data:`SETTINGS`.
+        networks: weights of the base and, in SLOTS places, of the residual; see
+            :mod:`helm_gym.agents.controller.networks`.
+        work: (2, W) float32 that the networks work in.
     """
-    nodes = len(memory) - 2
-    if telemetry.shape[0] != nodes + 1 or telemetry.shape[1] != N_COLUMNS:
-        return -1
-    settings = memory[nodes + 1]
-    known = _see(telemetry, memory, nets, settings, nodes)
+    site = settings[0]
+    known = _observe(telemetry, nodes, site)
     if known > 0:
-        _context(nets, settings, nodes)
-    if settings[Setting.RECOVERY] > 0.0:
-        read_signals(nets[:nodes], nodes, memory[:nodes, _SIGNALS:_END])
-    for m in range(nodes):
+        _append_means(nodes, known)
+    if site.recovers:
+        read_signals(nodes["inputs"][:, :F], len(nodes), nodes["signals"])
+    for m in range(len(nodes)):
         proposed = math.nan
-        if memory[m, Place.REASON] == _NONE:
-            proposed = _propose(nets, memory, settings, nodes, m)
-        _settle(nets, memory, settings, m, proposed)
-    return known
+        if nodes[m].reason == Reason.NONE:
+            proposed = _propose(nodes[m], site, networks, work)
+        _settle(nodes[m], site, proposed)

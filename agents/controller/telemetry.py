@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import math
 from enum import IntEnum
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
-from helm_gym.config.quantity import Frozen
+from helm_gym.config.quantity import Frozen, explain
 from helm_gym.config.scenario import Scenario
-from helm_gym.sim.layout import Cluster, Node
-from helm_gym.sim.simulator import Telemetry
-from helm_gym.units import GB, MS
+from helm_gym.envs.observation import numbers_of
+from helm_gym.errors import ConfigError
 
 Floats = NDArray[np.float64]
 
@@ -67,11 +66,14 @@ class Reason(IntEnum):
 
 
 N_COLUMNS = len(NodeColumn)
-_SAME = [int(Node[column.name]) for column in NodeColumn if column is not NodeColumn.TIME_S]
 
 
 class Site(Frozen):
-    """What the controller has to know of a cluster; all nodes are alike."""
+    """What the controller has to know of a cluster; all nodes are alike.
+
+    Raises:
+        ConfigError: a field is missing, unknown or no finite number.
+    """
 
     step_s: float  # s between decisions
     slo_s: float  # P99 promised
@@ -84,18 +86,19 @@ class Site(Frozen):
     share_max: float = 0.9
     initial_share: float = 0.5
 
+    def __init__(self, **fields: float) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise ConfigError(explain(type(self), error, "Site")) from None
+
     @classmethod
     def of(cls, scenario: Scenario) -> Site:
         """A simulated cluster's."""
         episode, workload = scenario.episode, scenario.workload
         return cls(
-            step_s=episode.step_s,
-            slo_s=scenario.slo.p99_ms.value * MS,
-            deadline_s=scenario.slo.deadline_ms.value * MS,
-            pool_bytes=scenario.memory.pool_gb.value * GB,
+            **numbers_of(scenario),
             nominal_rps=workload.load * workload.capacity_rps_per_node.value,
-            longest_history=scenario.hardware.model.max_history.value,
-            most_candidates=max(surface.candidates.value for surface in workload.surfaces),
             share_min=episode.share_min,
             share_max=episode.share_max,
             initial_share=episode.initial_share,
@@ -105,22 +108,3 @@ class Site(Frozen):
 def empty(nodes: int) -> Floats:
     """(M + 1, N_COLUMNS) telemetry that knows nothing; fill it and use it again."""
     return np.full((nodes + 1, N_COLUMNS), math.nan)
-
-
-def from_simulator(window: Telemetry, cluster: int = 0, shares: Any = None) -> Floats:
-    """A simulated window as a serving system would report it.
-
-    Args:
-        window: of any number of clusters.
-        cluster: which one.
-        shares: (M,) EMB shares in force, if they changed since the window.
-    """
-    found = empty(window.node.shape[1])
-    found[:-1, : len(_SAME)] = window.node[cluster][:, _SAME]
-    if shares is not None:
-        found[:-1, NodeColumn.SHARE] = shares
-    now = window.cluster[cluster, Cluster.TIME_S]
-    found[:-1, NodeColumn.TIME_S] = now
-    found[-1, ClusterColumn.P99_S] = window.cluster[cluster, Cluster.P99_S]
-    found[-1, ClusterColumn.NOW_S] = now
-    return found

@@ -1,6 +1,6 @@
 """A frozen base with a residual that is learned online, as a policy of its own.
 
-The spec is ``adapted:BASE``, or ``adapted(method=ppo,bound=0.1):BASE`` with settings of
+The spec is ``adapted:BASE``, or ``adapted(bound=0.1,step=0.002):BASE`` with settings of
 :class:`~helm_gym.agents.adapter.config.ResidualConfig`. Shares are the base's plus the residual,
 clipped to the range. Nothing here needs torch, and the base is only ever asked.
 """
@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from helm_gym.agents.adapter.config import ResidualConfig
 from helm_gym.agents.adapter.learner import ResidualLearner
 from helm_gym.agents.adapter.net import forward, inputs_of, scratch_for, see
-from helm_gym.baselines.rule import HIGH, LOW, Rule
+from helm_gym.agents.models.card import share_range
+from helm_gym.baselines.rule import HIGH, LOW
 from helm_gym.envs.observation import FEATURES
 from helm_gym.errors import CheckpointError, ConfigError, PolicyError
-from helm_gym.policy import Policy, view_of
+from helm_gym.policy import Policy, Wrapper, is_batched, view_of
+from helm_gym.state_file import read_state, write_state
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -28,7 +30,7 @@ PRESET = "extended"
 NAMES = tuple(feature.name for feature in FEATURES[PRESET])
 
 
-class AdaptedPolicy:
+class AdaptedPolicy(Wrapper):
     """Base and residual of any number of clusters, each with a learner of its own.
 
     Args:
@@ -38,7 +40,8 @@ class AdaptedPolicy:
             between decisions or from one other thread.
 
     Raises:
-        ConfigError: the base reads what the ``extended`` observation does not begin with.
+        ConfigError: the base reads what the ``extended`` observation does not begin with, or takes
+            one row at a time.
     """
 
     observation = PRESET
@@ -53,25 +56,24 @@ class AdaptedPolicy:
                 f"adapted: the adapter learns from the {PRESET!r} observation, and its base reads "
                 f"{observation!r}, which is no part of it; use a base that reads {PRESET!r}"
             )
+        if not is_batched(base):
+            raise ConfigError(
+                "adapted: its base takes one row at a time (batched = False), and the adapter "
+                "hands it all of them; let its act() take (rows, F)"
+            )
+        super().__init__(base)
         self._sees = len(names)  # features of the base: the first ones
-        self.base, self.config = base, (config or ResidualConfig()).reaching(base)
+        self.config = (config or ResidualConfig()).reaching(base)
         self._base_control = control
-        # A base of single nodes is asked for all of them: a cluster's nodes stay together.
-        self.control = "cluster" if control == "cluster" else "per_node"
-        self.router = getattr(base, "router", None)
-        self.initial_share = getattr(base, "initial_share", None)
         self._learns = learn
-        view = getattr(getattr(base, "card", None), "view", None)
-        self.low = LOW if view is None else float(view.share_min)
-        self.high = HIGH if view is None else float(view.share_max)
+        self.low, self.high = share_range(base, LOW, HIGH)
         self.learners: list[ResidualLearner] = []
         self._seed = 0
 
     @property
-    def refill_pace(self) -> Array | None:
-        """The base's, if it sets one."""
-        pace: Array | None = getattr(self.base, "refill_pace", None)
-        return pace
+    def control(self) -> str:
+        """``per_node`` around a base of single nodes too: a cluster's nodes stay together."""
+        return "cluster" if self._base_control == "cluster" else "per_node"
 
     def reset(self, seed: int) -> None:
         """Begin a stream: all that was learned is forgotten, and the base begins anew."""
@@ -122,10 +124,8 @@ class AdaptedPolicy:
         out = np.empty(features.shape[:2])
         for learner, seen, row in zip(self.learners, features, out, strict=True):
             weights = learner.weights
-            forward(
-                weights, self.config.reach.bound, seen, learner.gate, learner.offset,
-                scratch_for(weights), row,
-            )  # fmt: skip
+            scratch = scratch_for(weights)
+            forward(weights, self.config.reach.bound, seen, learner.gate, scratch, row)
         return out
 
     def _begin(self, row: int, nodes: int, features: int) -> ResidualLearner:
@@ -136,14 +136,8 @@ class AdaptedPolicy:
         return ResidualLearner(self.config, nodes, inputs_of(features), self._seed + row)
 
     def save(self, path: str | Path) -> None:
-        """Write all that was learned, so that :meth:`load` goes on bit for bit.
-
-        Raises:
-            CheckpointError: the base remembers something that it cannot give away.
-        """
-        from helm_gym.pack import write_packed
-
-        write_packed(Path(path), self.state())
+        """Write all that was learned, so that :meth:`load` goes on bit for bit."""
+        write_state(Path(path), self.state())
 
     def load(self, path: str | Path) -> None:
         """Go on from a file of :meth:`save`.
@@ -151,10 +145,8 @@ class AdaptedPolicy:
         Raises:
             CheckpointError: it is damaged, or of other settings.
         """
-        from helm_gym.pack import read_packed
-
         try:
-            self.restore(read_packed(Path(path)))
+            self.restore(read_state(Path(path)))
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: is no state of an adapter ({error!r})") from None
 
@@ -164,8 +156,8 @@ class AdaptedPolicy:
             "format": FORMAT,
             "config": self.config.model_dump(),
             "seed": self._seed,
-            "base": _base_state(self.base),
-            "nodes": [learner._nodes for learner in self.learners],
+            "base": super().state(),
+            "nodes": [learner.nodes for learner in self.learners],
             "learners": [learner.state() for learner in self.learners],
         }
 
@@ -181,7 +173,7 @@ class AdaptedPolicy:
                 f"{state['config']}"
             )
         self._seed = state["seed"]
-        _restore_base(self.base, state["base"])
+        super().restore(state["base"])
         inputs = len(NAMES)
         self.learners = [self._begin(row, n, inputs) for row, n in enumerate(state["nodes"])]
         for learner, own in zip(self.learners, state["learners"], strict=True):
@@ -200,38 +192,7 @@ def settings_of_spec(spec: str, text: str) -> ResidualConfig:
         if not equals:
             raise ConfigError(
                 f"policy {spec!r}: {pair.strip()!r} is no setting; write "
-                "adapted(method=ppo,bound=0.1):BASE"
+                "adapted(bound=0.1,step=0.002):BASE"
             )
         settings[name] = value
     return ResidualConfig.parse(settings, f"policy {spec!r}")
-
-
-def _memory(base: Policy) -> Array | tuple[Array, Array] | None:
-    """What a base remembers between decisions, as far as it can be told."""
-    return getattr(getattr(base, "_actor", None), "_state", None)
-
-
-def _base_state(base: Policy) -> Any:
-    """State of a base that has any: of an LSTM its cells; most have none.
-
-    Raises:
-        CheckpointError: it remembers something else.
-    """
-    give = getattr(base, "state", None)
-    if callable(give):
-        return give()
-    rows = getattr(base, "_rows", 0)  # rules that remember keep it by row
-    if rows and type(base).begin is not Rule.begin:  # type: ignore[attr-defined]
-        raise CheckpointError(
-            f"the base {type(base).__name__} has a memory that it does not give away; give it "
-            "state() and restore(state), or use one without"
-        )
-    return _memory(base)
-
-
-def _restore_base(base: Policy, state: Any) -> None:
-    take = getattr(base, "restore", None)
-    if callable(take):
-        take(state)
-    elif state is not None:
-        base._actor._state = tuple(state)  # type: ignore[attr-defined]

@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from helm_gym.agents.layers.adapted import _base_state, _restore_base
+from helm_gym.agents.models.card import share_range
 from helm_gym.config.quantity import Frozen
 from helm_gym.errors import ConfigError, nearest
-from helm_gym.policy import Policy, refill_pace_of, view_of
+from helm_gym.policy import Policy, Wrapper
 
 Array = NDArray[Any]
 HINT = "write anchored(at=0.35,follow=0.5):BASE"
@@ -48,10 +48,11 @@ class Anchor(Frozen):
         return np.asarray(self.at + self.follow * (np.asarray(shares, np.float64) - self.at))
 
 
-class AnchoredPolicy:
+class AnchoredPolicy(Wrapper):
     """Lets a policy decide, and stays near a planned share.
 
-    Its clusters are warmed up with the planned share; with ``follow=1`` it is the base.
+    Its clusters are warmed up with the planned share; with ``follow=1`` it is the base. The anchor
+    itself has no memory.
 
     Args:
         base: the policy, of any control and observation.
@@ -59,25 +60,14 @@ class AnchoredPolicy:
     """
 
     def __init__(self, base: Policy, anchor: Anchor) -> None:
-        self.base, self.anchor = base, anchor
-        self.control, self.observation = view_of(base)
-        for name in ("initial_share", "router", "card", "batched", "names_share"):
-            if hasattr(base, name):
-                setattr(self, name, getattr(base, name))
-        if anchor.ties:
-            self.initial_share: float | None = anchor.at
-        view = getattr(getattr(base, "card", None), "view", None)
-        self.low = 0.0 if view is None else float(view.share_min)
-        self.high = 1.0 if view is None else float(view.share_max)
+        super().__init__(base)
+        self.anchor = anchor
+        self.low, self.high = share_range(base, 0.0, 1.0)
 
     @property
-    def refill_pace(self) -> Array | None:
-        """The base's, if it sets one."""
-        return refill_pace_of(self.base)
-
-    def reset(self, seed: int) -> None:
-        """Begin an episode of the base; the anchor itself has no memory."""
-        self.base.reset(seed)
+    def initial_share(self) -> float | None:
+        """The planned share, where it ties the base."""
+        return self.anchor.at if self.anchor.ties else super().initial_share
 
     def act(self, obs: Array) -> Array:
         """Shares of the base's shape, within its range."""
@@ -85,18 +75,6 @@ class AnchoredPolicy:
         if not self.anchor.ties:
             return shares
         return np.clip(self.anchor.blend(shares), self.low, self.high)
-
-    def state(self) -> Any:
-        """What the base remembers.
-
-        Raises:
-            CheckpointError: it does not give that away.
-        """
-        return _base_state(self.base)
-
-    def restore(self, state: Any) -> None:
-        """Go on from what :meth:`state` gave."""
-        _restore_base(self.base, state)
 
 
 def anchor_of_spec(spec: str, text: str) -> Anchor:

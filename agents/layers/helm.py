@@ -10,8 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
 from helm_gym.agents.adapter.config import ResidualConfig
 from helm_gym.agents.layers.adapted import AdaptedPolicy
 from helm_gym.agents.layers.anchored import Anchor, AnchoredPolicy
@@ -21,9 +19,8 @@ from helm_gym.agents.models.released import NAME, is_released, released
 from helm_gym.agents.models.trained import TrainedPolicy, load_trained
 from helm_gym.envs.recovery_config import STEP_S, RecoveryConfig
 from helm_gym.errors import ConfigError, nearest
-from helm_gym.policy import Policy, refill_pace_of, view_of
+from helm_gym.policy import Policy, Wrapper
 
-Array = NDArray[Any]
 SWITCHES = {"on": True, "off": False}
 SETTINGS = ("base", "anchor", "follow", "adapter", "recovery")
 ALGORITHM = "ppo"
@@ -42,11 +39,11 @@ def load_base(name: str) -> TrainedPolicy:
     return TrainedPolicy(released(ALGORITHM, name) if is_released(name) else Path(name))
 
 
-class HelmPolicy:
+class HelmPolicy(Wrapper):
     """All three layers, or some: ``recovery:adapted:ppo:released`` as one policy.
 
     Args:
-        base: see :func:`load_base`.
+        base: a policy, or its name as :func:`load_base` reads it.
         adapter: settings of the residual; None leaves it out.
         recovery: settings of the burst machine; None leaves it out.
         anchor: planned share, and how far the base is followed; None leaves it out.
@@ -56,7 +53,7 @@ class HelmPolicy:
 
     def __init__(
         self,
-        base: str = NAME,
+        base: str | Policy = NAME,
         adapter: ResidualConfig | None = ResidualConfig(),  # noqa: B008 (frozen)
         recovery: RecoveryConfig | None = RecoveryConfig(),  # noqa: B008
         *,
@@ -64,29 +61,13 @@ class HelmPolicy:
         learn: bool = True,
         step_s: float = STEP_S,
     ) -> None:
-        self.base, self.anchor = load_base(base), anchor
-        self.card = self.base.card
-        tied: Policy = AnchoredPolicy(self.base, anchor) if anchor else self.base
-        self.adapted = AdaptedPolicy(tied, adapter, learn=learn) if adapter else None
-        inner: Policy = self.adapted or tied
-        self.recovered = RecoveredPolicy(inner, recovery, step_s) if recovery else None
-        self.outermost: Policy = self.recovered or inner
-        self.control, self.observation = view_of(self.outermost)
-        self.initial_share = getattr(self.outermost, "initial_share", None)
-        self.router = getattr(self.outermost, "router", None)
-
-    @property
-    def refill_pace(self) -> Array | None:
-        """What the last decision set; None without recovery."""
-        return refill_pace_of(self.outermost)
-
-    def reset(self, seed: int) -> None:
-        """Begin an episode; all that was learned is forgotten."""
-        self.outermost.reset(seed)
-
-    def act(self, obs: Array) -> Array:
-        """Shares, (rows, M) or (rows, 1) as the base's control says."""
-        return self.outermost.act(obs)
+        self.trained: Policy = load_base(base) if isinstance(base, str) else base
+        self.anchor = anchor
+        layer: Policy = AnchoredPolicy(self.trained, anchor) if anchor else self.trained
+        self.adapted = AdaptedPolicy(layer, adapter, learn=learn) if adapter else None
+        layer = self.adapted or layer
+        self.recovered = RecoveredPolicy(layer, recovery, step_s) if recovery else None
+        super().__init__(self.recovered or layer)
 
     @classmethod
     def from_spec(cls, spec: str, written: str) -> HelmPolicy:

@@ -11,7 +11,7 @@ from helm_gym.envs.observation import FEATURES
 from helm_gym.envs.recovery import Machines
 from helm_gym.envs.recovery_config import STEP_S, RecoveryConfig
 from helm_gym.errors import ConfigError
-from helm_gym.policy import Policy, refill_pace_of, view_of
+from helm_gym.policy import Policy, Wrapper, is_batched, refill_pace_of, view_of
 
 Array = NDArray[Any]
 PRESET = "extended"
@@ -41,7 +41,7 @@ def read_settings(written: str) -> RecoveryConfig:
     return RecoveryConfig.parse(found, f"recovery({written})")
 
 
-class RecoveredPolicy:
+class RecoveredPolicy(Wrapper):
     """Lets a policy decide, and overrides it in a burst and after it.
 
     The machine needs the ``extended`` observation. A base that wants ``paper7`` is handed the first
@@ -62,36 +62,38 @@ class RecoveredPolicy:
     def __init__(
         self, base: Policy, config: RecoveryConfig | None = None, step_s: float = STEP_S
     ) -> None:
-        self.base, self.config = base, config or RecoveryConfig()
+        super().__init__(base)
+        self.config = config or RecoveryConfig()
         control, wanted = view_of(base)
         if wanted not in FEATURES or FEATURES[PRESET][: len(FEATURES[wanted])] != FEATURES[wanted]:
             raise ConfigError(
                 f"recovery: its base wants the observation {wanted!r}, but the machine reads "
                 f"{PRESET!r}, of which only {', '.join(FEATURES)} can be cut out"
             )
-        if not getattr(base, "batched", True):
+        if not is_batched(base):
             raise ConfigError(
                 "recovery: its base takes one row at a time (batched = False), and recovery hands "
                 "it all of them; let its act() take (rows, F)"
             )
         self._features = len(FEATURES[wanted])
         self._by_node = control == "node"
-        self.control = "per_node" if self._by_node else control
-        for name in ("initial_share", "router", "card", "names_share"):
-            if hasattr(base, name):
-                setattr(self, name, getattr(base, name))
         self._params = self.config.lower(step_s)
-        self._machines: Machines | None = None
-        self.refill_pace: Array | None = None
+        self.machines: Machines | None = None  # None before an episode's first decision
+        self._pace: Array | None = None
 
     @property
-    def machines(self) -> Machines | None:
-        """What the machine knows, per row; None before the first decision of an episode."""
-        return self._machines
+    def control(self) -> str:
+        """The base's; ``per_node`` in place of ``node``, to hand over whole clusters."""
+        return "per_node" if self._by_node else super().control
+
+    @property
+    def refill_pace(self) -> Array | None:
+        """(rows, M) pace of the last decision: the machine's times the base's own."""
+        return self._pace
 
     def reset(self, seed: int) -> None:
         """Forget the last episode, and let the base do so."""
-        self._machines, self.refill_pace = None, None
+        self.machines, self._pace = None, None
         self.base.reset(seed)
 
     def act(self, obs: Array) -> Array:
@@ -106,9 +108,25 @@ class RecoveredPolicy:
         shape = (len(obs), nodes)
         shown = (flat if self._by_node else obs)[..., : self._features]
         proposed = np.asarray(self.base.act(shown), np.float64).reshape(-1)
-        if self._machines is None:
-            self._machines = Machines(len(flat), nodes, self._params)
-        shares = self._machines.decide(flat, proposed, flat[:, _SHARE])
-        own, pace = refill_pace_of(self.base), self._machines.paces.reshape(shape)
-        self.refill_pace = pace.copy() if own is None else pace * own
+        if self.machines is None:
+            self.machines = Machines(len(flat), nodes, self._params)
+        shares = self.machines.decide(flat, proposed, flat[:, _SHARE])
+        own, pace = refill_pace_of(self.base), self.machines.paces.reshape(shape)
+        self._pace = pace.copy() if own is None else pace * own
         return np.asarray(shares.reshape(shape))
+
+    def state(self) -> dict[str, Any]:
+        """What the machine and the base remember."""
+        known = self.machines
+        machines = None if known is None else {"nodes": known.nodes, "state": known.state.copy()}
+        pace = None if self._pace is None else self._pace.copy()
+        return {"machines": machines, "pace": pace, "base": super().state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` gave."""
+        super().restore(state["base"])
+        self.machines, self._pace = None, state["pace"]
+        known = state["machines"]
+        if known is not None:
+            self.machines = Machines(len(known["state"]), known["nodes"], self._params)
+            self.machines.state[:] = known["state"]

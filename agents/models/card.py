@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from helm_gym.agents.models.view import View
 from helm_gym.config.quantity import Frozen
+from helm_gym.policy import card_of
 
 FORMAT = 1
 Algorithm = Literal["ppo", "recurrent-ppo", "sac", "dqn"]
@@ -33,3 +34,9 @@ class Card(Frozen):
     seed: int
     stopped: str  # why training ended
     versions: dict[str, str]
+
+
+def share_range(policy: Any, low: float, high: float) -> tuple[float, float]:
+    """Lowest and highest share that a policy was trained with, or those given."""
+    card = card_of(policy)
+    return (low, high) if card is None else (card.view.share_min, card.view.share_max)

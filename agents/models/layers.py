@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from helm_gym.agents.models.trained import TrainedPolicy
@@ -24,7 +23,7 @@ def layers_of(base: TrainedPolicy) -> Layers:
         ConfigError: it cannot.
     """
     card, view = base.card, base.card.view
-    layers: Layers = base._actor._layers
+    layers: Layers = base.actor.layers
     names = tuple(feature.name for feature in FEATURES["extended"])
     wrong = ""
     if card.algorithm != "ppo" or view.action not in ("target", "increment", "choice"):
@@ -35,8 +34,6 @@ def layers_of(base: TrainedPolicy) -> Layers:
         wrong = f"the observation {view.observation!r}"
     elif not 2 <= len(layers) <= MOST_LAYERS + 1:
         wrong = f"{len(layers) - 1} hidden layers"
-    elif not all(np.isfinite(part).all() for layer in layers for part in layer):
-        wrong = "weights that are not finite"
     if wrong:
         raise ConfigError(
             f"{base.path}: has {wrong}, but the controller runs MLPs of PPO, with 1 to "

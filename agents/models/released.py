@@ -1,4 +1,4 @@
-"""Models that come with the package: weights as safetensors, and a card in JSON. No pickle.
+"""Models that come with the package, and how specs name them.
 
 ``NAME.safetensors`` has the arrays that decide, ``NAME.json`` the card of the model file, the
 learning curve of its run, what it was trained on, and the digest of the weights that it belongs to;
@@ -9,12 +9,7 @@ an algorithm, ``ppo-continuous.safetensors``.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
 
 from helm_gym.agents.models.card import TITLES
 from helm_gym.errors import CheckpointError
@@ -53,31 +48,3 @@ def _spec(file: Path) -> str:
         if file.stem.startswith(algorithm):
             return f"{algorithm}:{NAME}{file.stem.removeprefix(algorithm)}"
     return str(file)
-
-
-def read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """The card, not yet validated, and the arrays.
-
-    Raises:
-        CheckpointError: a file is missing or damaged, or the two do not belong together.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        weights, text = path.read_bytes(), path.with_suffix(".json").read_text("utf-8")
-        about = json.loads(text)
-        arrays = load(weights)
-        card, sha = dict(about["card"]), about["sha256"]
-    except OSError as error:
-        raise CheckpointError(
-            f"{error.filename}: cannot be read ({error.strerror or error})"
-        ) from None
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: truncated, or no released model ({error})") from None
-    if hashlib.sha256(weights).hexdigest() != sha:
-        raise CheckpointError(
-            f"{path}: is not the file that {path.with_suffix('.json').name} describes; take both "
-            "from one release"
-        )
-    return card, arrays

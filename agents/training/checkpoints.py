@@ -20,7 +20,7 @@ import torch
 
 from helm_gym.errors import CheckpointError
 from helm_gym.files import remove_leftovers
-from helm_gym.pack import read_packed, write_packed
+from helm_gym.state_file import read_state, write_state
 
 if TYPE_CHECKING:
     from helm_gym.agents.training.sb3.agent_env import AgentVecEnv
@@ -50,7 +50,7 @@ def save_checkpoint(folder: Path, run: str, state: Mapping[str, Any]) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{state['decisions']:012d}{SUFFIX}"
-    write_packed(path, {"format": FORMAT, "run": run, **state})
+    write_state(path, {"format": FORMAT, "run": run, **state})
     for old in _newest_first(folder)[KEPT:]:
         old.unlink()
     remove_leftovers(folder)
@@ -63,7 +63,7 @@ def load_checkpoint(path: Path, run: str) -> dict[str, Any]:
     Raises:
         CheckpointError: it is missing, truncated, damaged, of another format or of another run.
     """
-    state = read_packed(path)
+    state = read_state(path)
     if state.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: format {state.get('format')!r}, but this version reads format {FORMAT}; "

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helm_gym.agents.training.plan import RunFolder
+from helm_gym.console import make_table
 from helm_gym.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -95,20 +96,20 @@ def spread_of(curves: Sequence[LearningCurve]) -> Spread:
 
 def curves_table(curves: Sequence[LearningCurve]) -> Table:
     """One row per run, and the median and range of the best rewards."""
-    from rich.table import Table
-
-    table = Table(title="Validation reward per window")
-    for heading in ("run", "seed", "decisions", "first", "best", "after", "last"):
-        table.add_column(heading, justify="left" if heading == "run" else "right")
-    for curve in curves:
-        rewards, best = curve.rewards, curve.best
-        table.add_row(
-            curve.run, str(curve.seed), f"{curve.decisions[-1]:,}", f"{rewards[0]:.4f}",
-            f"{rewards[best]:.4f}", f"{curve.decisions[best]:,}", f"{rewards[-1]:.4f}",
-        )  # fmt: skip
+    rows = [
+        (
+            c.run, str(c.seed), f"{c.decisions[-1]:,}", f"{c.rewards[0]:.4f}",
+            f"{c.rewards[c.best]:.4f}", f"{c.decisions[c.best]:,}", f"{c.rewards[-1]:.4f}",
+        )
+        for c in curves
+    ]  # fmt: skip
     low, median, high = np.quantile([c.rewards[c.best] for c in curves], (0.0, 0.5, 1.0))
-    table.caption = f"best of each run: median {median:.4f}, range {low:.4f} to {high:.4f}"
-    return table
+    return make_table(
+        ("run", "seed", "decisions", "first", "best", "after", "last"),
+        rows,
+        title="Validation reward per window",
+        caption=f"best of each run: median {median:.4f}, range {low:.4f} to {high:.4f}",
+    )
 
 
 def curves_svg(curves: Sequence[LearningCurve]) -> str:

@@ -7,7 +7,7 @@ from importlib import resources
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from helm_gym.config.quantity import Frozen
 from helm_gym.errors import ConfigError, nearest
@@ -71,14 +71,6 @@ class Hyperparameters(Settings):
         if self.use_sde and (self.action == "choice" or self.coherence):
             raise ValueError("use_sde draws numbers of its own: no 'choice' and no coherence")
         return self
-
-    @model_serializer(mode="wrap")
-    def _independence_goes_without_saying(self, standard: Any) -> dict[str, Any]:
-        """Digests of plans stay what they were before there was a coherence."""
-        written: dict[str, Any] = standard(self)
-        if not self.coherence:
-            del written["coherence"]
-        return written
 
     def batch(self, rows: int) -> int:
         """Mini-batch size for a rollout of ``rows * n_steps`` decisions.

@@ -1,4 +1,4 @@
-"""What a training run shows and keeps of itself: serving figures, the curve, the progress bar."""
+"""What a training run shows and keeps of itself: serving figures, the curve, TensorBoard logs."""
 
 from __future__ import annotations
 
@@ -6,23 +6,15 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter
 
 from helm_gym.agents.sb3_vec_env import Sb3VecEnv
+from helm_gym.console import Bar
 from helm_gym.envs.infos import TERM_PREFIX
 from helm_gym.files import write_text
 
@@ -50,7 +42,7 @@ class Watch(BaseCallback):
             known = values[~np.isnan(values)]  # no P99 where nothing was served
             self._sums[name] = self._sums.get(name, 0.0) + float(known.sum())
             self._counts[name] = self._counts.get(name, 0) + known.size
-        self._bar.advance(self._source.num_envs, self.means())
+        self._bar.advance(self._source.num_envs, serving(self.means()))
         return True
 
     def means(self) -> dict[str, float]:
@@ -161,44 +153,10 @@ class TensorBoardScalars(KVWriter):
         self._writer.close()
 
 
-class Bar:
-    """Progress with the time left and what the policy achieves now; silent if not wanted."""
-
-    def __init__(self, total: int, done: int, wanted: bool) -> None:
-        self._progress = Progress(
-            BarColumn(bar_width=12),
-            MofNCompleteColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[now]}"),
-            console=Console(stderr=True),
-            disable=not wanted,
-        )
-        self._wanted = wanted
-        self._task = self._progress.add_task("training", total=total, completed=done, now="")
-
-    def __enter__(self) -> Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
-
-    def advance(self, rows: int, means: Mapping[str, float]) -> None:
-        """Count decisions and show the rollout's means."""
-        if self._wanted:
-            now = (
-                f"P99 {means.get('serving/p99_ms', float('nan')):.1f} ms  "
-                f"SLO {100 * means.get('serving/slo_satisfaction', float('nan')):.1f} %  "
-                f"EMB {means.get('serving/emb_share', float('nan')):.2f}"
-            )
-            self._progress.update(self._task, advance=rows, now=now)
-
-    def say(self, text: str) -> None:
-        """Print a line above the bar, also where no bar is wanted."""
-        self._progress.console.print(text, highlight=False, markup=False)
+def serving(means: Mapping[str, float]) -> str:
+    """What a policy achieves now, for the progress bar, from :meth:`Watch.means`."""
+    return (
+        f"P99 {means.get('serving/p99_ms', float('nan')):.1f} ms  "
+        f"SLO {100 * means.get('serving/slo_satisfaction', float('nan')):.1f} %  "
+        f"EMB {means.get('serving/emb_share', float('nan')):.2f}"
+    )

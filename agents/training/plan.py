@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, SerializeAsAny, model_serializer, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from helm_gym.agents.models.card import TITLES, Algorithm, Card
 from helm_gym.agents.models.view import View
@@ -29,9 +28,10 @@ from helm_gym.envs.action import Layout
 from helm_gym.envs.observation import FEATURES
 from helm_gym.envs.reward import Reward, RewardConfig
 from helm_gym.errors import CheckpointError, ConfigError, nearest
-from helm_gym.files import try_lock, write_text
-from helm_gym.provenance import versions
+from helm_gym.files import write_text
+from helm_gym.provenance import code_digest, versions
 
+TRAINS = "helm_gym.agents.training.train"  # the module behind every run
 PACKAGES = ("numpy", "numba", "gymnasium", "torch", "stable-baselines3")
 
 
@@ -88,19 +88,6 @@ class Plan(Frozen):
             kind = settings_class(data.get("algorithm", "ppo"))
             return {**data, "settings": kind.parse(settings, "settings")}
         return data
-
-    @model_serializer(mode="wrap")
-    def _ppo_goes_without_saying(self, standard: Any) -> dict[str, Any]:
-        """Plans of PPO are written, and digested, as before there were other algorithms.
-
-        So are those of a single scenario, as before there were suites.
-        """
-        written: dict[str, Any] = standard(self)
-        if self.algorithm == "ppo":
-            del written["algorithm"]
-        if self.training_set is None:
-            del written["training_set"]
-        return written
 
     @classmethod
     def of(cls, config: TrainConfig, progress: bool = False) -> Plan:
@@ -346,22 +333,6 @@ class RunFolder:
         """Mark the run as finished."""
         write_text(self.result, json.dumps(result, indent=1) + "\n")
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from training into this folder.
-
-        Raises:
-            ConfigError: another process does so now.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as file:
-            if not try_lock(file.fileno()):
-                raise ConfigError(
-                    f"another process is training into {self.path}; wait for it, stop it, or name "
-                    "another folder"
-                )
-            yield
-
     def _kept(self) -> list[Path]:
         files = (
             self.run_file, self.curve, self.tensorboard, self.checkpoints, self.model, self.result,
@@ -370,6 +341,9 @@ class RunFolder:
 
 
 def training_versions(algorithm: str) -> dict[str, str]:
-    """Versions of what decides the weights that an algorithm ends with, to the last bit."""
+    """What decides the weights that an algorithm ends with, to the last bit.
+
+    Versions of packages, and the digest of all code that trains.
+    """
     extra = ("sb3-contrib",) if algorithm == "recurrent-ppo" else ()
-    return versions(*PACKAGES, *extra)
+    return {**versions(*PACKAGES, *extra), "training code": code_digest(TRAINS)}

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from helm_gym.agents.models.trained import entries
+from helm_gym.agents.models.files import read, write_released
 from helm_gym.agents.training import seeds
 from helm_gym.agents.training.curves import read_curves, spread_of
 from helm_gym.agents.training.plan import RunFolder
-from helm_gym.files import replacing, write_text
 
 REWARD = "validation_reward"  # column of a run's curve
 
@@ -32,26 +27,16 @@ def release(run: Path, path: Path) -> Path:
     Raises:
         CheckpointError: the run has no model yet, or its file is damaged.
     """
-    from safetensors.numpy import save
-
     several = _seeds_of(run)
     if several:
         run = run / str(
             next(r["folder"] for r in several["runs"] if r["seed"] == several["chosen"])
         )
-    card, arrays = entries(run / "model.zip")
-    weights = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-    about = {
-        "card": card,
-        "sha256": hashlib.sha256(weights).hexdigest(),
-        "trained": _trained(run),
-        "curve": _curve(run / "curve.csv"),
-        **({"seeds": several} if several else {}),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        file.write(weights)
-    write_text(path.with_suffix(".json"), json.dumps(about, indent=1) + "\n")
+    card, arrays = read(run / "model.zip")
+    about = {"trained": _trained(run), "curve": _curve(run / "curve.csv")}
+    if several:
+        about["seeds"] = several
+    write_released(path, card, arrays, about)
     return path
 
 

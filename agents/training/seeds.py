@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -27,6 +26,7 @@ from helm_gym.agents.training.plan import Plan, RunFolder, TrainConfig
 from helm_gym.agents.training.scenarios import Suite
 from helm_gym.agents.training.train import TrainResult, resume, train
 from helm_gym.config.scenario import Scenario
+from helm_gym.console import make_table, progress_bar
 from helm_gym.errors import CheckpointError, ConfigError
 from helm_gym.files import write_text
 from helm_gym.runs.rollout import run_policy
@@ -207,10 +207,10 @@ def score(
     """P99 over all arrivals in SLOs by scenario and load, geometric mean over validation seeds."""
     policy = TrainedPolicy(model)
     found = {}
-    with _bar(sum(s.episode.steps for s in scenarios), progress) as tick:
+    with progress_bar("scoring", sum(s.episode.steps for s in scenarios), wanted=progress) as bar:
         for scenario in scenarios:
             episodes = run_policy(
-                scenario, policy, str(model), SCORE_SEEDS, threads=threads, tick=tick
+                scenario, policy, str(model), SCORE_SEEDS, threads=threads, tick=bar.advance
             )
             slo = scenario.slo.p99_ms.value
             name = f"{scenario.name} at {scenario.workload.load:g}"
@@ -220,19 +220,20 @@ def score(
 
 def seeds_table(result: SeedsResult) -> Table:
     """One row per run, the best one marked."""
-    from rich.table import Table
-
-    table = Table(title="Trained with several seeds")
-    for heading in ("seed", "validation reward", "after", "P99 / SLO", ""):
-        table.add_column(heading, justify="right")
-    for run in result.runs:
-        mark = "best" if run is result.best else ""
-        table.add_row(
+    rows = [
+        (
             str(run.seed), f"{run.validation_reward:.4f}", f"{run.chosen_at:,}",
-            f"{run.score:.4f}", mark,
-        )  # fmt: skip
-    table.caption = f"P99 / SLO: on validation seeds {SCORE_SEEDS[0]} to {SCORE_SEEDS[-1]}"
-    return table
+            f"{run.score:.4f}", "best" if run is result.best else "",
+        )
+        for run in result.runs
+    ]  # fmt: skip
+    return make_table(
+        ("seed", "validation reward", "after", "P99 / SLO", ""),
+        rows,
+        title="Trained with several seeds",
+        caption=f"P99 / SLO: on validation seeds {SCORE_SEEDS[0]} to {SCORE_SEEDS[-1]}",
+        left=0,
+    )
 
 
 def _geometric_mean(values: Sequence[float]) -> float:
@@ -244,13 +245,3 @@ def _say(wanted: bool, text: str) -> None:
         from rich.console import Console
 
         Console(stderr=True).print(text, highlight=False, markup=False)
-
-
-@contextmanager
-def _bar(total: int, wanted: bool) -> Iterator[Any]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), disable=not wanted, transient=True) as bar:
-        task = bar.add_task("scoring", total=total)
-        yield lambda: bar.advance(task)

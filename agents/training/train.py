@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from stable_baselines3.common.logger import Logger
 
-from helm_gym.agents.models.write import save_model
+from helm_gym.agents.models.files import write_model
 from helm_gym.agents.training.build import make_env, make_model, make_validator, torch_threads
 from helm_gym.agents.training.checkpoints import (
     capture,
@@ -21,10 +21,12 @@ from helm_gym.agents.training.checkpoints import (
     save_checkpoint,
 )
 from helm_gym.agents.training.interrupt import Interrupt, TrainingInterrupted
-from helm_gym.agents.training.monitor import Bar, Curve, TensorBoardScalars, Watch, curve_row
+from helm_gym.agents.training.monitor import Curve, TensorBoardScalars, Watch, curve_row
 from helm_gym.agents.training.plan import Plan, RunFolder, TrainConfig, training_versions
 from helm_gym.agents.training.sb3.algorithms import algorithm_of
+from helm_gym.console import progress_bar
 from helm_gym.errors import ConfigError
+from helm_gym.store import locked
 
 __all__ = ["TrainConfig", "TrainResult", "TrainingInterrupted", "resume", "train"]
 
@@ -61,7 +63,7 @@ def train(config: TrainConfig, progress: bool = True) -> TrainResult:
     folder.check_free(config)  # before scenarios are drawn, which takes minutes
     plan = Plan.of(config, progress)
     algorithm_of(plan.algorithm).check()
-    with folder.locked():
+    with locked(folder.path):
         folder.begin(config, plan)
         return _Run(folder, config, plan, progress).go()
 
@@ -95,7 +97,7 @@ def resume(
         )
     algorithm_of(plan.algorithm).check()
     changes = {"threads": threads or config.threads, "max_minutes": max_minutes}
-    with folder.locked():
+    with locked(folder.path):
         run = _Run(folder, config.model_copy(update=changes), plan, progress)
         return run.go(_differences(began_with, training_versions(plan.algorithm)))
 
@@ -130,7 +132,9 @@ class _Run:
         self.model = make_model(self.plan, self.env)
         with (
             closing(TensorBoardScalars(self.folder.tensorboard, done)) as log,
-            Bar(self.total, done, self.progress) as bar,
+            progress_bar(
+                "training", self.total, done=done, wanted=self.progress, transient=False
+            ) as bar,
         ):
             self.model.set_logger(Logger(None, [log]))
             self.watch = Watch(self.env.venv, bar)
@@ -188,7 +192,7 @@ class _Run:
             )
         chosen_at = self.validator.choose(model)
         card = self.plan.card(model.num_timesteps, chosen_at, stopped)
-        save_model(self.folder.model, model, self.algorithm.actor(model), card)
+        write_model(self.folder.model, model, self.algorithm.actor(model), card)
         result = TrainResult(
             run_dir=str(self.folder.path),
             model=str(self.folder.model),

@@ -10,9 +10,7 @@ kind of ``static:best`` is made once, at the scenario's own load.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import as_completed
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,14 +18,15 @@ from typing import TYPE_CHECKING, Any
 from helm_gym._version import __version__
 from helm_gym.benchmark.plan import is_search
 from helm_gym.config.scenario import Scenario
+from helm_gym.console import make_table
 from helm_gym.errors import ConfigError
 from helm_gym.evaluation.specs import make_policy
 from helm_gym.evaluation.tune import resolve
-from helm_gym.files import replacing
-from helm_gym.processes import worker_pool
+from helm_gym.pages.table import with_interval
 from helm_gym.provenance import code_digest, policy_digest
 from helm_gym.runs.rollout import run_policy
 from helm_gym.runs.stats import Interval, mean_interval, paired
+from helm_gym.store import ROWS, digest_of, open_store, save_rows
 from helm_gym.suites.capacity import SATISFACTION
 from helm_gym.suites.probe import highest_rate
 from helm_gym.suites.seeds import EVALUATION_SEEDS
@@ -83,9 +82,9 @@ def search(scenario: Scenario, spec: str, seed: int) -> list[Row]:
     ]
 
 
-def _job(job: tuple[Mapping[str, Any], str, int]) -> list[Row]:
-    data, spec, seed = job
-    return search(Scenario.parse(dict(data), "goodput"), spec, seed)
+def _search(job: tuple[Scenario, str, int, Row]) -> list[Row]:
+    scenario, spec, seed, about = job
+    return [{**about, **row} for row in search(scenario, spec, seed)]
 
 
 def measure(
@@ -103,7 +102,8 @@ def measure(
         scenario: where.
         policies: specs; searches are resolved at the scenario's load.
         seeds: out of those for comparisons.
-        out: Parquet file for the rows; finished searches in it are not made again.
+        out: Parquet file for the rows. Finished searches are kept in the folder ``NAME-searches``
+            beside it and not made again; the file holds all of that folder.
         processes: searches at a time; results do not depend on it.
         progress: show a progress bar on stderr.
 
@@ -117,19 +117,48 @@ def measure(
             make_policy(spec)  # so that a typo costs no time
     specs = {policy: resolve(scenario, policy) for policy in policies}
     about = {spec: _about(scenario, spec) for spec in specs.values()}
-    rows = _known(out)
-    by_job = _finished(rows, about)
-    wanted = dict.fromkeys((spec, seed) for spec in specs.values() for seed in seeds)
-    missing = [job for job in wanted if job not in by_job]
-    for found in _searches(scenario, missing, processes, progress):
-        rows += [{**about[row["spec"]], **row} for row in found]
-        by_job = _finished(rows, about)
+    jobs = {
+        digest_of(spec, seed, about[spec]): (scenario, spec, seed, about[spec])
+        for spec in about
+        for seed in seeds
+    }
+    with open_store(None if out is None else _searches_of(out), ROWS) as store:
+        found = store.complete(
+            jobs,
+            _search,
+            processes=processes,
+            title="goodput",
+            progress=progress,
+            transient=False,
+        )
         if out is not None:
-            _write(rows, out)
+            order = ("scenario_digest", "spec", "policy_digest", "code_digest", "seed", "load")
+            rows = [row for piece in store.pieces() for row in piece]
+            save_rows(sorted(rows, key=lambda row: [row[name] for name in order]), out)
+    loads = {(rows[0]["spec"], rows[0]["seed"]): rows[0]["sustained"] for rows in found.values()}
     return [
-        Sustained(policy, spec, {seed: by_job[spec, seed] for seed in seeds})
+        Sustained(policy, spec, {seed: loads[spec, seed] for seed in seeds})
         for policy, spec in specs.items()
     ]
+
+
+def _searches_of(out: Path) -> Path:
+    """Folder that keeps the searches of a file of rows, which must not hold anything else.
+
+    Raises:
+        ConfigError: the file holds something else.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if out.is_file():
+        try:
+            columns = pq.read_schema(out).names
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ConfigError(f"{out}: cannot be read as rows of goodput ({error})") from None
+        if "sustained" not in columns:
+            raise ConfigError(f"{out}: holds other rows; name another file with --out")
+    return out.with_name(f"{out.stem}-searches")
 
 
 def _about(scenario: Scenario, spec: str) -> Row:
@@ -140,15 +169,6 @@ def _about(scenario: Scenario, spec: str) -> Row:
         "policy_digest": policy_digest(spec, make_policy(spec)),
         "code_digest": code_digest(),
         "helm_gym": __version__,
-    }
-
-
-def _finished(rows: Sequence[Row], about: Mapping[str, Row]) -> dict[tuple[str, int], float]:
-    """(spec, seed) -> highest load, of the rows that are of these policies as they are now."""
-    return {
-        (row["spec"], row["seed"]): float(row["sustained"])
-        for row in rows
-        if row["spec"] in about and about[row["spec"]].items() <= row.items()
     }
 
 
@@ -165,62 +185,18 @@ def _check(scenario: Scenario, policies: Sequence[str], seeds: Sequence[int]) ->
         )
 
 
-def _searches(
-    scenario: Scenario, jobs: Sequence[tuple[str, int]], processes: int, progress: bool
-) -> Iterator[list[Row]]:
-    """Rows of every search, as they finish."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    data = scenario.to_dict()
-    full = [(data, spec, seed) for spec, seed in jobs]
-    alone = processes == 1 or len(full) < 2
-    with ExitStack() as stack:
-        console = Console(stderr=True)
-        bar = stack.enter_context(Progress(console=console, disable=not progress))
-        found: Iterable[list[Row]] = map(_job, full)
-        if not alone:
-            pool = stack.enter_context(worker_pool(min(processes, len(full))))
-            found = (one.result() for one in as_completed([pool.submit(_job, job) for job in full]))
-        yield from bar.track(found, total=len(full), description="goodput")
-
-
-def _known(out: Path | None) -> list[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if out is None or not out.is_file():
-        return []
-    try:
-        rows: list[Row] = pq.read_table(out).to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ConfigError(f"{out}: cannot be read as rows of goodput ({error})") from None
-    if rows and "sustained" not in rows[0]:
-        raise ConfigError(f"{out}: holds other rows; name another file with --out")
-    return rows
-
-
-def _write(rows: Sequence[Row], out: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    order = ("scenario_digest", "spec", "policy_digest", "code_digest", "seed", "load")
-    ordered = sorted(rows, key=lambda row: tuple(row[name] for name in order))
-    with replacing(out) as file:
-        pq.write_table(pa.Table.from_pylist(ordered), file)
-
-
 def table(found: Sequence[Sustained]) -> Table:
     """Highest loads with intervals, and their distance to the first policy's."""
-    from rich.table import Table
-
-    from helm_gym.benchmark.leaderboard import with_interval
-
-    shown = Table(title="Highest load with P99 inside the SLO, [95 % bootstrap interval]")
-    for heading in ("policy", "run as", "load", f"less {found[0].policy}'s"):
-        shown.add_column(heading)
-    for one in sorted(found, key=lambda one: -one.interval().mean):
-        less = "" if one is found[0] else with_interval(one.above(found[0]), "+.3f")
-        shown.add_row(one.policy, one.spec, with_interval(one.interval()), less)
-    return shown
+    first = found[0]
+    title = "Highest load with P99 inside the SLO, [95 % bootstrap interval]"
+    headings = ("policy", "run as", "load", f"less {first.policy}'s")
+    rows = [
+        [
+            one.policy,
+            one.spec,
+            with_interval(one.interval()),
+            "" if one is first else with_interval(one.above(first), "+.3f"),
+        ]
+        for one in sorted(found, key=lambda one: -one.interval().mean)
+    ]
+    return make_table(headings, rows, title=title, left=4)

@@ -10,7 +10,6 @@ an offline optimum (arXiv 2605.04450), without saying how that optimum was found
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,16 @@ from numpy.typing import NDArray
 
 from helm_gym._version import __version__
 from helm_gym.config.scenario import Scenario
+from helm_gym.console import Bar, progress_bar
 from helm_gym.evaluation.specs import make_policy
 from helm_gym.evaluation.tune import resolve
 from helm_gym.hindsight import search as room
 from helm_gym.hindsight.objective import TAIL, Objective
 from helm_gym.hindsight.search import FULL, Hindsight, Outcome, Search
+from helm_gym.policy import router_of
 from helm_gym.runs.rollout import Episode, run_policy
 from helm_gym.runs.stats import Interval, mean_interval
+from helm_gym.store import Store, json_codec, open_store
 from helm_gym.suites.seeds import EVALUATION_SEEDS
 
 Floats = NDArray[np.float64]
@@ -122,8 +124,10 @@ def compare(
     resolved = {spec: resolve(scenario, spec) for spec in dict.fromkeys(specs)}
     made = {spec: make_policy(name) for spec, name in resolved.items()}
     reward = Objective(objective, scenario).reward
-    out.mkdir(parents=True, exist_ok=True)
-    with _bar(progress) as tell:
+    with (
+        open_store(out, json_codec(Hindsight), wait=True) as store,
+        progress_bar("hindsight", None, wanted=progress, note="policies") as bar,
+    ):
         played = {
             spec: run_policy(scenario, policy, resolved[spec], seeds, reward=reward)
             for spec, policy in made.items()
@@ -133,9 +137,9 @@ def compare(
             rivals = [
                 episodes[place]
                 for spec, episodes in played.items()
-                if getattr(made[spec], "router", None) in (None, scenario.router.name)
+                if router_of(made[spec]) in (None, scenario.router.name)
             ]
-            found.append(_find(scenario, seed, objective, search, out, rivals, tell))
+            found.append(_find(scenario, seed, objective, search, store, rivals, bar))
     rows = [row for own in found for row in _points(own)]
     for spec, episodes in played.items():
         rows += [
@@ -149,35 +153,32 @@ def _find(
     seed: int,
     objective: str,
     search: Search,
-    out: Path,
+    store: Store[Hindsight],
     rivals: Sequence[Episode],
-    tell: room.Progress,
+    bar: Bar,
 ) -> Hindsight:
     """The schedule of one seed: from its file, or searched for; no rival with one share beats it.
 
     A rival that costs less shows that the search missed something, so it goes on around that.
     """
-    key = room.key_of(scenario, seed, objective, search)
-    path = path_of(out, scenario, objective, seed, key)
 
-    def tell_seed(stage: str, done: int, of: int) -> None:
-        tell(f"seed {seed}: {stage}", done, of)
+    def tell(stage: str, done: int, of: int) -> None:
+        bar.show(done, of, f"seed {seed}: {stage}")
 
-    found = room.load(path, key)
-    if found is None:
-        found = room.hindsight(scenario, seed, objective, search, tell_seed)
-        room.save(found, path)
+    digest = room.key_of(scenario, seed, objective, search)
+    key = file_key(scenario, objective, seed, digest)
+    found = store.piece(key, lambda: room.hindsight(scenario, seed, objective, search, tell))
     cost = Objective(objective, scenario).of_episode
     for rival in sorted(rivals, key=cost):
         if cost(rival) < found.best.cost and _one_share(rival):
-            found = room.improve(found, scenario, rival.shares[:, 0].tolist(), search, tell_seed)
-            room.save(found, path)
+            found = room.improve(found, scenario, rival.shares[:, 0].tolist(), search, tell)
+            store.put(key, found)
     return found
 
 
-def path_of(out: Path, scenario: Scenario, objective: str, seed: int, key: str) -> Path:
-    """File of one seed's result, which is a schedule too."""
-    return out / f"{scenario.name}-{objective}-{seed}-{key[:8]}.json"
+def file_key(scenario: Scenario, objective: str, seed: int, digest: str) -> str:
+    """Name, without its ending, of the file of one seed's result; it is a schedule too."""
+    return f"{scenario.name}-{objective}-{seed}-{digest}"
 
 
 def _one_share(episode: Episode) -> bool:
@@ -250,13 +251,3 @@ def _to_nearest(shares: Floats, good: Floats, step: float) -> Floats:
     inside = (low <= shares) & (shares <= high) & (high - low <= step * 1.001)
     nearest = np.minimum(np.abs(shares - low), np.abs(shares - high))
     return np.where(inside, 0.0, nearest)
-
-
-@contextmanager
-def _bar(wanted: bool) -> Iterator[room.Progress]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), disable=not wanted, transient=True) as bar:
-        task = bar.add_task("policies", total=None)
-        yield lambda stage, done, of: bar.update(task, description=stage, completed=done, total=of)

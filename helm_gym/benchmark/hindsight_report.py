@@ -14,11 +14,10 @@ from helm_gym.benchmark.hindsight import (
     STATIC,
     YARDSTICK,
     Comparison,
-    path_of,
+    file_key,
 )
-from helm_gym.errors import ConfigError
+from helm_gym.console import make_table
 from helm_gym.evaluation.tables import span
-from helm_gym.files import replacing
 from helm_gym.runs.stats import Interval
 
 if TYPE_CHECKING:
@@ -42,12 +41,21 @@ def table(comparison: Comparison, width: int = WIDE) -> Table:
         comparison: what to show.
         width: of the window.
     """
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
     scenario, first = comparison.scenario, comparison.found[0]
-    shown = Table(
+    figures = [figure for figure in FIGURES if figure[-1] or width >= WIDE]
+    rows = [
+        (
+            name,
+            *(
+                cell(comparison.interval(name, figure), scale, form)
+                for figure, _, scale, form, _ in figures
+            ),
+        )
+        for name in comparison.names()
+    ]
+    return make_table(
+        ("policy", *(heading for _, heading, *_ in figures)),
+        rows,
         title=f"{scenario.name}, load {scenario.workload.load:g}, seeds {span(comparison.seeds)}, "
         f"objective {comparison.objective}",
         caption=(
@@ -56,21 +64,8 @@ def table(comparison: Comparison, width: int = WIDE) -> Table:
             "interval over seeds]. The second row follows caches that no policy has: no policy "
             f"can play it. HELM reports distances of {YARDSTICK[0]} to {YARDSTICK[1]}."
         ),
-        caption_justify="left",
-        box=box.SIMPLE_HEAVY,
-        pad_edge=False,
+        plain=True,
     )
-    figures = [figure for figure in FIGURES if figure[-1] or width >= WIDE]
-    shown.add_column("policy", overflow="fold", min_width=14)
-    for _, heading, *_ in figures:
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for name in comparison.names():
-        cells = [
-            cell(comparison.interval(name, figure), scale, form)
-            for figure, _, scale, form, _ in figures
-        ]
-        shown.add_row(escape(name), *(escape(text) for text in cells))
-    return shown
 
 
 def cell(interval: Interval, scale: float, form: str) -> str:
@@ -121,18 +116,6 @@ def beaten(comparison: Comparison, policy: str) -> str:
 def paths(comparison: Comparison, out: Path) -> list[Path]:
     """Files of the schedules."""
     return [
-        path_of(out, comparison.scenario, comparison.objective, seed, found.key)
+        out / f"{file_key(comparison.scenario, comparison.objective, seed, found.key)}.json"
         for seed, found in zip(comparison.seeds, comparison.found, strict=True)
     ]
-
-
-def save_rows(comparison: Comparison, path: Path) -> None:
-    """Write the rows as Parquet."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with replacing(path) as file:
-            pq.write_table(pa.Table.from_pylist(comparison.records()), file)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror or error})") from None

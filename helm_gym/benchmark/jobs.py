@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from helm_gym.benchmark.rows import (
 from helm_gym.errors import HelmGymError
 from helm_gym.evaluation import bench_staged
 from helm_gym.evaluation.specs import make_policy
+from helm_gym.processes import begin_worker
 from helm_gym.provenance import policy_digest
 from helm_gym.runs.bank import Bank, Timed
 from helm_gym.runs.rollout import Episode, run_policy
@@ -34,7 +33,6 @@ from helm_gym.units import MS
 Array = NDArray[Any]
 
 US = 1e-6
-WATCH_S = 1.0  # how often a worker looks for its parent
 
 
 def run_job(job: Job) -> list[Row]:
@@ -132,26 +130,7 @@ def work(place: int, job: Job, folder: str, parent: int | None) -> tuple[int, li
         parent: process that ends this one when it ends; None where somebody else sees to that.
     """
     if parent != os.getpid():
-        _begin_worker(parent)
+        begin_worker(parent)
         if Path(folder).is_dir():
             os.chdir(folder)
     return place, run_job(job)
-
-
-_following: set[int] = set()
-
-
-def _begin_worker(parent: int | None) -> None:
-    """Leave Ctrl-C to the parent, and end with it: killed with -9 it cannot tell its workers."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if parent is None or parent in _following or os.name != "posix":
-        return
-    _following.add(parent)
-
-    def follow() -> None:
-        while os.getppid() == parent:
-            time.sleep(WATCH_S)
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()

@@ -18,8 +18,7 @@ from helm_gym.benchmark.arrange import REFERENCE, Benchmark, LeftOut, arrange, l
 from helm_gym.benchmark.rows import OK, Row
 from helm_gym.errors import ConfigError
 from helm_gym.evaluation.tables import span
-from helm_gym.files import write_text
-from helm_gym.pages.templates import markdown_templates
+from helm_gym.pages.templates import render
 from helm_gym.runs.benchmark_stats import chance, improvement, iqm
 from helm_gym.runs.stats import Interval
 
@@ -89,15 +88,6 @@ def _line(benchmark: Benchmark, policy: str, score: Interval, rank: int, after: 
     )
 
 
-def with_interval(found: Interval, form: str = ".3f", scale: float = 1.0) -> str:
-    """``0.912 [0.901, 0.925]``, without the ends or empty where they are not known."""
-    mean, low, high = (scale * x for x in found)
-    if math.isnan(mean):
-        return ""
-    ends = "" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]"
-    return f"{mean:{form}}{ends}"
-
-
 def failures(left_out: LeftOut) -> str:
     """What kept a policy from being ranked, in words."""
     shown = "; ".join(" ".join(reason.split()) for reason in left_out.reasons[:SHOWN_SPECS])
@@ -152,32 +142,13 @@ def warnings(benchmark: Benchmark) -> list[str]:
 def markdown(rows: list[Row] | list[dict[str, Any]], reference: str = REFERENCE) -> str:
     """The page, from rows."""
     benchmark = arrange(rows, reference)
-    environment = markdown_templates()
-    environment.filters |= {"interval": with_interval, "cell": _cell}
-    return environment.get_template("leaderboard.md.j2").render(
+    return render(
+        "leaderboard.md.j2",
         lines=lines(benchmark),
         left_out=[(one.policy, failures(one)) for one in benchmark.left_out],
         warnings=warnings(benchmark),
         **facts(benchmark),
     )
-
-
-def _cell(text: str) -> str:
-    """Text that cannot end a cell or its line of a Markdown table, nor be read as HTML."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
-
-
-def save(text: str, path: Path) -> None:
-    """Write a page.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, text)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def check(rows: Path, page: Path, reference: str = REFERENCE) -> None:

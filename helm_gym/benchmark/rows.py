@@ -25,6 +25,7 @@ from helm_gym.files import replacing
 from helm_gym.metrics import METRICS
 from helm_gym.provenance import code_digest, policy_digest, versions
 from helm_gym.runs.rollout import EXTRA
+from helm_gym.store import digest_of, writing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -113,14 +114,12 @@ def asked_digest(scenario: Scenario, spec: str) -> str:
         return policy_digest(spec, make_policy(spec))
     candidates = tune.grid(scenario, spec)
     first = policy_digest("", make_policy(candidates[0]))
-    told = [spec, *candidates, first, code_digest(SEARCH)]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+    return digest_of(spec, *candidates, first, code_digest(SEARCH))
 
 
 def row_key(scenario_digest: str, asked: str, seed: int) -> str:
     """What a stored row is found by; ``asked`` is its :func:`asked_digest`."""
-    parts = [scenario_digest, asked, seed, REWARD, __version__, code_digest()]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    return digest_of(scenario_digest, asked, seed, REWARD, __version__, code_digest())
 
 
 def identity(job: Job, asked: str) -> Row:
@@ -162,7 +161,7 @@ def write_rows(rows: Sequence[Mapping[str, Any]], path: Path, names: Sequence[st
     if names:
         types = pa.schema([types.field(name) for name in names])
     full = [{name: row.get(name) for name in types.names} for row in rows]
-    with replacing(path) as file:
+    with writing(path), replacing(path) as file:
         pq.write_table(pa.Table.from_pylist(full, schema=types), file, compression="zstd")
 
 

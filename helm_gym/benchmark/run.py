@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -23,9 +22,10 @@ from helm_gym.benchmark.rows import (
     row_key,
     write_rows,
 )
+from helm_gym.console import make_table, progress_bar
 from helm_gym.errors import ConfigError
-from helm_gym.files import remove_leftovers, try_lock
 from helm_gym.processes import worker_pool
+from helm_gym.store import locked
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -77,25 +77,26 @@ def run_bench(
     """
     if backend not in BACKENDS:
         raise ConfigError(f"backend {backend!r} does not exist; write one of {', '.join(BACKENDS)}")
-    parts = out / PARTS
-    try:
-        parts.mkdir(parents=True, exist_ok=True)
-        with _locked(out):
-            remove_leftovers(parts)
-            stored = read_parts(parts)
-            keys, todo = outstanding(jobs, stored, retry)
-            ran = 0
-            with _bar(todo, sum(len(job.seeds) for job in jobs), progress) as advance:
-                for place, rows in _results(todo, processes, backend):
-                    write_rows(rows, parts / part_name(rows))
-                    for row in rows:
-                        stored.pop(row["key"], None)  # a retried row is the later one
-                        stored[row["key"]] = row
-                    ran += len(rows)
-                    advance(todo[place], rows)
-            merged = merge(stored.values(), keys, out)
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written ({error.strerror or error})") from None
+    parts, ran, failed = out / PARTS, 0, 0
+    with locked(parts):
+        stored = read_parts(parts)
+        keys, todo = outstanding(jobs, stored, retry)
+        left, total = sum(job.weight for job in todo), len(keys)
+        done = total - sum(len(job.seeds) for job in todo)
+        # Rollouts of searches count too, so that the bar's speed gives the time that is left.
+        with progress_bar(
+            "bench", left, wanted=progress, note=f"{done}/{total} rows", transient=False
+        ) as bar:
+            for place, rows in _results(todo, processes, backend):
+                write_rows(rows, parts / part_name(rows))
+                for row in rows:
+                    stored.pop(row["key"], None)  # a retried row is the later one
+                    stored[row["key"]] = row
+                ran += len(rows)
+                failed += sum(row["status"] == FAILED for row in rows)
+                note = f"{done + ran}/{total} rows" + (f", {failed} failed" if failed else "")
+                bar.advance(todo[place].weight, note)
+        merged = merge(stored.values(), keys, out)
     wanted = set(keys)
     return Bench([row for row in merged if row["key"] in wanted], ran, out / "rows.parquet")
 
@@ -217,51 +218,14 @@ def _alone(place: int, job: Job) -> Result:
             return place, failed_rows(job, f"policy {job.policy!r}: its process died")
 
 
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    with (out / ".lock").open("w") as file:
-        if not try_lock(file.fileno()):
-            raise ConfigError(
-                f"{out}: another benchmark is writing here; give --out another folder"
-            )
-        yield
-
-
-@contextmanager
-def _bar(todo: Sequence[Job], total: int, wanted: bool) -> Iterator[Any]:
-    """A bar over rollouts, searches included, whose speed gives the time that is left."""
-    from rich.console import Console
-    from rich.progress import Progress, TextColumn, TimeElapsedColumn
-
-    columns = (*Progress.get_default_columns(), TimeElapsedColumn(), TextColumn("{task.fields[n]}"))
-    done = total - sum(len(job.seeds) for job in todo)
-    failed = 0
-    with Progress(*columns, console=Console(stderr=True), disable=not wanted) as bar:
-        work_left = sum(job.weight for job in todo)
-        task = bar.add_task("bench", total=work_left, n=f"{done}/{total} rows")
-
-        def advance(job: Job, rows: Sequence[Row]) -> None:
-            nonlocal done, failed
-            done += len(rows)
-            failed += sum(row["status"] == FAILED for row in rows)
-            note = f"{done}/{total} rows" + (f", {failed} failed" if failed else "")
-            bar.update(task, advance=job.weight, n=note)
-
-        yield advance
-
-
 def summary(bench: Bench) -> Table:
     """Mean P99 by policy over everything that was run, and how many rows failed."""
     import numpy as np
-    from rich.markup import escape
-    from rich.table import Table
 
     by_policy: dict[str, list[Row]] = {}
     for row in bench.rows:
         by_policy.setdefault(row["policy"], []).append(row)
-    table = Table(caption="Means over rows; helm-gym bench says nothing of who is better.")
-    for heading in ("policy", "rows", "failed", "P99 ms", "in SLO %", "us per decision"):
-        table.add_column(heading, justify="left" if heading == "policy" else "right")
+    lines = []
     for policy, rows in by_policy.items():
         good = [row for row in rows if row["status"] != FAILED]
         cells = ["", "", ""]
@@ -271,5 +235,7 @@ def summary(bench: Bench) -> Table:
                 for name in ("tail_ms", "slo_satisfaction", "decision_mean_us")
             )
             cells = [f"{tail:.1f}", f"{100 * inside:.2f}", f"{took:.0f}"]
-        table.add_row(escape(policy), str(len(rows)), str(len(rows) - len(good)), *cells)
-    return table
+        lines.append([policy, str(len(rows)), str(len(rows) - len(good)), *cells])
+    headings = ("policy", "rows", "failed", "P99 ms", "in SLO %", "us per decision")
+    caption = "Means over rows; helm-gym bench says nothing of who is better."
+    return make_table(headings, lines, caption=caption)

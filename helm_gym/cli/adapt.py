@@ -38,9 +38,8 @@ def adapt(
     quiet: QuietOption = False,
 ) -> None:
     """Compare a frozen base with what adapts it, on long streams that drift."""
-    from rich.console import Console
-
-    from helm_gym.files import write_text
+    from helm_gym.console import show
+    from helm_gym.pages.templates import write_page
     from helm_gym.studies.adaptation import study as room
 
     scenarios = room.drifts(log or (), steps or room.STEPS, load)
@@ -53,7 +52,7 @@ def adapt(
         scenarios, policy or room.POLICIES, seeds=seeds, out=out, threads=cores(threads),
         progress=not quiet,
     )  # fmt: skip
-    Console().print(room.table(found))
-    write_text(out / "adapt.md", room.markdown(found))
-    write_text(out / "adapt.svg", room.figure(found) + "\n")
+    show(room.table(found))
+    write_page(out / "adapt.md", room.markdown(found))
+    write_page(out / "adapt.svg", room.figure(found) + "\n")
     typer.echo(f"table: {out / 'adapt.md'}, figure: {out / 'adapt.svg'}")

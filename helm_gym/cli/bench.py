@@ -67,13 +67,13 @@ def bench(
     quiet: QuietOption = False,
 ) -> None:
     """Benchmark policies on held-out request streams, and keep rows that can be run again."""
-    from rich.console import Console
+    from helm_gym.console import show
 
     if splits:
         from helm_gym.suites.splits import check_splits, split_table
 
         check_splits()
-        Console().print(split_table())
+        show(split_table())
         return
     if replay is not None:
         _replay(replay)
@@ -107,7 +107,7 @@ def bench(
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped; the same command goes on with {folder}") from None
-    Console().print(room.summary(found))
+    show(room.summary(found))
     for policy, rows in found.failed.items():
         typer.echo(f"failed: {policy}, {len(rows)} rows, the first because: {rows[0]['reason']}")
     if tensorboard:

@@ -30,19 +30,14 @@ def bursts(
     quiet: QuietOption = False,
 ) -> None:
     """Measure false alarms, detection delays, and what burst recovery does to policies."""
-    from helm_gym.evaluation.report import check_installed
+    from helm_gym.pages.templates import check_installed
     from helm_gym.studies.bursts import page as report
     from helm_gym.studies.bursts.detection import run_study
     from helm_gym.studies.bursts.effect import findings, run_effects
-    from helm_gym.studies.bursts.kept import Kept
 
     check_installed()
-    kept = Kept(out)
-    try:
-        study = run_study(kept, quick=quick, logs=log or (), progress=not quiet)
-        effects = run_effects(kept, quick=quick, progress=not quiet) if effect else []
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"stopped; the same command goes on with {out}") from None
+    study = run_study(out, quick=quick, logs=log or (), progress=not quiet)
+    effects = run_effects(out, quick=quick, progress=not quiet) if effect else []
     written = report.save(study, effects, out, page)
     print_study(
         report.table(study),

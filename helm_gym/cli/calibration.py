@@ -74,8 +74,7 @@ def calibrate(
     """Fit the kernel-time forms to measurements; a half that no fit sees tells their errors."""
     import datetime
 
-    from rich.console import Console
-
+    from helm_gym.console import show
     from helm_gym.hardware import calibrate as fitting
 
     given = {
@@ -89,7 +88,7 @@ def calibrate(
     found = fitting.calibrate(
         files, gpu=gpu, sms=sms, memory_gb=memory_gb, engine=engine, seed=seed
     )
-    Console().print(fitting.report(found))
+    show(fitting.report(found))
     for note in found.notes:
         typer.echo(note)
     day = date or datetime.date.today().isoformat()

@@ -24,17 +24,16 @@ def decision_speed(
     quiet: QuietOption = False,
 ) -> None:
     """Time a decision of the controller, beside SB3, torch, ONNX Runtime and NumPy."""
-    from rich.console import Console
-    from rich.progress import track
-
     from helm_gym.agents.layers.helm import load_base
+    from helm_gym.console import progress_bar, show
     from helm_gym.studies.speed import decisions as room
 
-    timings = track(
-        room.measure(load_base(base), nodes, calls, rounds),
-        description="timing", total=2 * 6, disable=quiet, console=Console(stderr=True),
-    )  # fmt: skip
-    Console().print(room.table(list(timings)))
+    timings = []
+    with progress_bar("timing", 2 * 6, wanted=not quiet) as bar:
+        for timing in room.measure(load_base(base), nodes, calls, rounds):
+            timings.append(timing)
+            bar.advance()
+    show(room.table(timings))
 
 
 @app.command()

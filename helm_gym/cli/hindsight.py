@@ -44,26 +44,24 @@ def hindsight(
     from helm_gym.benchmark import hindsight as room
     from helm_gym.benchmark import hindsight_report as report
     from helm_gym.hindsight.search import FULL, QUICK
+    from helm_gym.store import save_rows
     from helm_gym.suites.seeds import EVALUATION_SEEDS
 
-    try:
-        found = room.compare(
-            load_scenario(scenario, settings),
-            policies or ["balance"],
-            seeds=EVALUATION_SEEDS[:seeds],
-            objective=objective,
-            search=QUICK if quick else FULL,
-            out=out,
-            progress=not quiet,
-        )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"stopped; the same command goes on with {out}") from None
+    found = room.compare(
+        load_scenario(scenario, settings),
+        policies or ["balance"],
+        seeds=EVALUATION_SEEDS[:seeds],
+        objective=objective,
+        search=QUICK if quick else FULL,
+        out=out,
+        progress=not quiet,
+    )
     console = Console()
     console.print(report.table(found, console.width))
     for sentence in report.findings(found):
         typer.echo(f"* {sentence}")
     rows = out / "rows.parquet"
-    report.save_rows(found, rows)
+    save_rows(found.records(), rows)
     typer.echo(f"rows: {rows}")
     for path in report.paths(found, out):
         typer.echo(f"play it: helm-gym evaluate -p schedule:{path}")

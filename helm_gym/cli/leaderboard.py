@@ -43,7 +43,7 @@ def leaderboard(
     from helm_gym.benchmark import leaderboard as room
     from helm_gym.benchmark.arrange import load_rows
     from helm_gym.benchmark.rows import PUBLISHED
-    from helm_gym.evaluation.report import check_installed
+    from helm_gym.pages.templates import check_installed, write_page
 
     check_installed()
     rows = rows or PUBLISHED
@@ -51,12 +51,13 @@ def leaderboard(
         room.check(rows, out, reference)
         typer.echo(f"{out} is what {rows} gives")
         return
-    room.save(room.markdown(load_rows(rows), reference), out)
+    write_page(out, room.markdown(load_rows(rows), reference))
     typer.echo(f"leaderboard: {out}")
     if page is not None:
-        from helm_gym.benchmark.page.page import write_page
+        from helm_gym.benchmark.page.page import render
 
-        typer.echo(f"page: {write_page(rows, page, reference, schedules)}")
+        write_page(page, render(rows, reference, schedules))
+        typer.echo(f"page: {page}")
 
 
 @app.command()
@@ -75,9 +76,8 @@ def goodput(
     quiet: QuietOption = False,
 ) -> None:
     """Find the highest load at which each policy's P99 meets the SLO, seed by seed."""
-    from rich.console import Console
-
     from helm_gym.benchmark import goodput as room
+    from helm_gym.console import show
     from helm_gym.suites.seeds import EVALUATION_SEEDS
 
     found = room.measure(
@@ -88,5 +88,5 @@ def goodput(
         processes=cores(processes),
         progress=not quiet,
     )
-    Console().print(room.table(found))
+    show(room.table(found))
     typer.echo(f"rows: {out}")

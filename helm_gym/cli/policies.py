@@ -164,13 +164,12 @@ def train(
 
 
 def _train_seeds(asked: Any, seeds: list[int], quiet: bool) -> None:
-    from rich.console import Console
-
     from helm_gym.agents.training import seeds as room
+    from helm_gym.console import show
 
     missing = asked.model_copy(update={"overwrite": False})
     found = room.train_seeds(missing, seeds, progress=not quiet, only_missing=not asked.overwrite)
-    Console().print(room.seeds_table(found))
+    show(room.seeds_table(found))
     folders = " ".join(str(Path(found.folder) / run.folder) for run in found.runs)
     typer.echo(f"model: {found.spec}\ncurves: helm-gym curves {folders}")
 
@@ -195,9 +194,8 @@ def curves(
     ] = None,
 ) -> None:
     """Show how training runs learned, and how far they lie apart."""
-    from rich.console import Console
-
-    from helm_gym.files import write_text
+    from helm_gym.console import show
+    from helm_gym.pages.templates import write_page
 
     _training()
     from helm_gym.agents.training import curves as room
@@ -205,10 +203,9 @@ def curves(
     if out is not None and out.suffix != ".svg":
         raise ConfigError(f"--out {out}: curves are drawn as .svg; give the file that suffix")
     found = room.read_curves(runs)
-    Console().print(room.curves_table(found))
+    show(room.curves_table(found))
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, room.curves_svg(found) + "\n")
+        write_page(out, room.curves_svg(found) + "\n")
         typer.echo(f"figure: {out}")
 
 

@@ -14,26 +14,21 @@ from helm_gym.cli.shared import QuietOption, SetOption, app, parse_pairs, report
 @reported
 def refill(
     quick: Annotated[bool, typer.Option("--quick", help="Two cells, two seeds, a minute.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder; a stopped study goes on there.")] = Path(
+        "runs/refill"
+    ),
     page: Annotated[Path | None, typer.Option(help="Write the Markdown page.")] = None,
     settings: SetOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Compare refill modes on the Trend and Burst cells of the paper suite."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from helm_gym.files import write_text
+    from helm_gym.console import show
+    from helm_gym.pages.templates import write_page
     from helm_gym.studies.refill import page as report
     from helm_gym.studies.refill import plan as room
 
-    with Progress(console=Console(stderr=True), disable=quiet, transient=True) as bar:
-        task = bar.add_task("refill", total=room.cases(quick))
-        study = room.run_study(
-            quick=quick, settings=parse_pairs(settings), tick=lambda: bar.advance(task)
-        )
-    for table in report.tables(study):
-        Console().print(table)
+    study = room.run_study(quick=quick, settings=parse_pairs(settings), out=out, progress=not quiet)
+    show(*report.tables(study))
     if page is not None:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        write_text(page, report.page(study))
+        write_page(page, report.page(study))
         typer.echo(f"page: {page}")

@@ -56,7 +56,7 @@ def results(
     quiet: QuietOption = False,
 ) -> None:
     """Run the controller, its parts and its opponents; write which targets are missed and met."""
-    from helm_gym.evaluation.report import check_installed
+    from helm_gym.pages.templates import check_installed
     from helm_gym.studies.results import page as room
     from helm_gym.studies.results import plan
 

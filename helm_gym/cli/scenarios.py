@@ -69,9 +69,8 @@ def capacity(
     quiet: QuietOption = False,
 ) -> None:
     """Measure the load that each static share carries within the SLO."""
-    from rich.console import Console
-
     from helm_gym.baselines.static import share_grid
+    from helm_gym.console import show
     from helm_gym.suites import capacity as room
 
     loaded = load_scenario(scenario, settings)
@@ -79,7 +78,7 @@ def capacity(
     results = room.measure_capacity(
         loaded, shares, measure_s=seconds, threads=cores(threads), progress=not quiet
     )
-    Console().print(room.capacity_table(results))
+    show(room.capacity_table(results))
     typer.echo(room.capacity_yaml(loaded, results))
 
 
@@ -104,6 +103,7 @@ def profile_fit(
     """Fit a workload profile to a log of interactions."""
     from rich.console import Console
 
+    from helm_gym.console import show
     from helm_gym.files import write_text
     from helm_gym.workload.fit import fit_profile
 
@@ -121,7 +121,7 @@ def profile_fit(
         typer.echo(fitted.to_yaml(), nl=False)
         return
     write_text(out, fitted.to_yaml())
-    Console().print(fitted.report())
+    show(fitted.report())
     typer.echo(f"profile: {out} (use it with --set workload.profile={out})")
 
 

@@ -106,10 +106,10 @@ def print_study(
     shown: Any | None, findings: Sequence[str], warning: str | None, page: Path, rows: Path
 ) -> None:
     """Print what a study found: a table, sentences, a warning if it was a quick one, its files."""
-    from rich.console import Console
+    from helm_gym.console import show
 
     if shown is not None:
-        Console().print(shown)
+        show(shown)
     for sentence in findings:
         typer.echo(f"* {sentence}")
     if warning:

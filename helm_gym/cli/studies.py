@@ -98,18 +98,17 @@ def fidelity(
     """Compare the parts of the model with measurements and exact models; write the card."""
     import datetime
 
-    from rich.console import Console
-
-    from helm_gym.evaluation.report import check_installed
+    from helm_gym.console import show
     from helm_gym.fidelity import card, page
     from helm_gym.fidelity.finding import Effort
+    from helm_gym.pages.templates import check_installed
 
     check_installed()
     results = card.run(
         Effort(data, quick), out, only=only or (), processes=processes, progress=not quiet
     )
     paths = page.save(results, out, datetime.date.today().isoformat())
-    Console().print(page.table(results))
+    show(page.table(results))
     for sentence in page.misses(results):
         typer.echo(f"missed: {sentence}")
     for path in paths:
@@ -132,7 +131,7 @@ def atlas(
     quiet: QuietOption = False,
 ) -> None:
     """Map the best static share over workloads, and what a single share loses."""
-    from helm_gym.evaluation.report import check_installed
+    from helm_gym.pages.templates import check_installed
     from helm_gym.studies.atlas import page as report
     from helm_gym.studies.atlas import run as room
     from helm_gym.studies.atlas.points import parse_at
@@ -143,10 +142,7 @@ def atlas(
             typer.echo(line)
         return
     check_installed()
-    try:
-        rows = room.run_atlas(out, quick=quick, jobs=cores(jobs), progress=not quiet)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"stopped; the same command goes on with {out}") from None
+    rows = room.run_atlas(out, quick=quick, jobs=cores(jobs), progress=not quiet)
     written = page or out / "atlas.md"
     report.save(rows, written, quick)
     print_study(
@@ -172,17 +168,18 @@ def suite_show(
     jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes.")] = None,
 ) -> None:
     """Measure P99 by static share in every cell: do the motivating facts hold?"""
-    from rich.console import Console
-
+    from helm_gym.console import show
+    from helm_gym.pages.templates import write_page
     from helm_gym.studies.suite import page as room
     from helm_gym.suites.paper import LOADS
 
     shown = room.show(loads=load or LOADS, jobs=cores(jobs))
-    Console().print(room.table(shown))
+    show(room.table(shown))
     for fact in room.facts(shown):
         typer.echo(f"{'yes' if fact.holds else 'NO '} at load {fact.load:g}: {fact.says}")
     if page is not None:
-        room.save(shown, page, typer.echo)
+        write_page(page, room.page(shown))
+        typer.echo(f"page: {page}")
 
 
 @suite_app.command("freeze")

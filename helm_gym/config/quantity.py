@@ -7,17 +7,14 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    SerializationInfo,
-    SerializerFunctionWrapHandler,
     ValidationError,
-    model_serializer,
     model_validator,
 )
 
@@ -25,7 +22,6 @@ from helm_gym.config.safe_yaml import is_number, read_yaml
 from helm_gym.errors import ConfigError, nearest
 
 ModelT = TypeVar("ModelT", bound="Frozen")
-DIGEST = "digest"  # context of a dump that a digest is made of
 
 
 class Frozen(BaseModel):
@@ -41,34 +37,12 @@ class Frozen(BaseModel):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise ConfigError(_explain(cls, error, where)) from None
+            raise ConfigError(explain(cls, error, where)) from None
 
     def digest(self) -> str:
         """Return 16 hex digits that change whenever any value in the tree changes."""
-        text = json.dumps(self.model_dump(mode="json", context=DIGEST), sort_keys=True)
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-class Grown(Frozen):
-    """A value object that gained settings after files with digests had been given away.
-
-    A digest leaves out the settings named in ``ADDED`` while they have their defaults, because then
-    the object means what it meant before they existed.
-    """
-
-    ADDED: ClassVar[tuple[str, ...]] = ()
-
-    @model_serializer(mode="wrap")
-    def _without_added(
-        self, handler: SerializerFunctionWrapHandler, info: SerializationInfo
-    ) -> dict[str, Any]:
-        dumped: dict[str, Any] = handler(self)
-        if info.context == DIGEST:
-            for name in self.ADDED:
-                field = type(self).model_fields[name]
-                if getattr(self, name) == field.get_default(call_default_factory=True):
-                    del dumped[name]
-        return dumped
 
 
 class Quantity(Frozen):
@@ -227,7 +201,8 @@ def load_preset(cls: type[ModelT], reference: Any, folder: Path, kind: str) -> M
     return cls.parse(read_yaml(path), str(path))
 
 
-def _explain(cls: type[BaseModel], error: ValidationError, where: str) -> str:
+def explain(cls: type[BaseModel], error: ValidationError, where: str) -> str:
+    """Say in plain words, a line per fault, why ``cls`` refused the settings of ``where``."""
     lines = []
     for item in error.errors():
         path = ".".join(str(part) for part in item["loc"])

@@ -15,7 +15,6 @@ from helm_gym.config.quantity import (
     Fraction,
     Frozen,
     Gigabytes,
-    Grown,
     Milliseconds,
     Number,
     Positive,
@@ -107,10 +106,9 @@ class Kv(Frozen):
     ghost_gb: float = Field(default=2.0, gt=0, le=1e6)  # how far behind the LRU end the ghost looks
 
 
-class Refill(Grown):
+class Refill(Frozen):
     """How shards are copied into new EMB pages. Settings of a mode have no value in the others."""
 
-    ADDED = ("floor", "patience_s", "rush", "chunk_mb")
     PACED: ClassVar[Mapping[str, Quantity]] = {
         "floor": assumed(0.15, 0.05, 0.5, why="chosen on tuning seeds, docs/refill.md"),
         "patience_s": assumed(2.0, 0.5, 8.0, "s", "chosen on tuning seeds, docs/refill.md"),
@@ -135,20 +133,8 @@ class Refill(Grown):
         return {**cls.PACED, **given}
 
 
-class Router(Grown):
+class Router(Frozen):
     """Which node serves a request. Weights of ``helm_score`` are profiled unless given."""
-
-    ADDED: ClassVar[tuple[str, ...]] = (
-        "staleness_ms",
-        "books_own",
-        "spare_only",
-        "balance_requests",
-        "balance_ratio",
-        "match_threshold",
-        "overlap_weight",
-        "price_half_life_s",
-        "price_utilisation",
-    )
 
     name: str = "predicted_completion"
     kv_weight: float | None = Field(default=None, ge=0, le=1e6)

@@ -16,7 +16,7 @@ from helm_gym.config.scenario import Scenario
 from helm_gym.errors import PolicyError
 from helm_gym.evaluation import tune
 from helm_gym.evaluation.specs import make_policy
-from helm_gym.policy import initial_share_of, view_of
+from helm_gym.policy import initial_share_of, router_of, view_of
 from helm_gym.runs.bank import Bank, Timed
 from helm_gym.runs.rollout import run_policy
 from helm_gym.suites import seeds as seeds_of
@@ -59,7 +59,7 @@ def tails(scenario: Scenario, candidates: Sequence[str], seeds: Sequence[int]) -
     groups: dict[tuple[object, ...], list[str]] = {}
     for spec in candidates:
         policy = make_policy(spec)
-        view = (*view_of(policy), initial_share_of(policy), getattr(policy, "router", None))
+        view = (*view_of(policy), initial_share_of(policy), router_of(policy))
         groups.setdefault(view, []).append(spec)
     found: dict[str, float] = dict.fromkeys(candidates, 0.0)
     for specs in groups.values():

@@ -15,6 +15,7 @@ from helm_gym.errors import ConfigError
 from helm_gym.evaluation import report
 from helm_gym.evaluation.evaluate import Evaluation, evaluate, save_rows
 from helm_gym.evaluation.tables import result_table, span
+from helm_gym.pages.templates import check_installed, write_page
 from helm_gym.policy import Policy
 from helm_gym.provenance import machine, versions
 from helm_gym.suites.seeds import EVALUATION_SEEDS
@@ -93,7 +94,7 @@ def run_demo(
     """
     from rich.console import Console
 
-    report.check_installed()
+    check_installed()
     console = console or Console()
     demo = _Demo(Path(out), QUICK if quick else FULL, scenario, seed, threads, progress, console)
     try:
@@ -188,13 +189,11 @@ class _Demo:
         )
 
     def _write(self, evaluations: list[Evaluation]) -> None:
-        from helm_gym.files import write_text
-
         data = self._data(evaluations)
         page = report.render(data)
         save_rows(evaluations, self.out / "rows.parquet")
-        write_text(self.out / "result.json", json.dumps(data) + "\n")
-        write_text(self.page, page)
+        write_page(self.out / "result.json", json.dumps(data) + "\n")
+        write_page(self.page, page)
         for load in data["loads"]:
             for sentence in load["verdicts"]:
                 self._say(sentence)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from helm_gym import store
 from helm_gym._version import __version__
 from helm_gym.config.scenario import Scenario
+from helm_gym.console import progress_bar
 from helm_gym.errors import ConfigError
 from helm_gym.evaluation.specs import SEARCHES, make_policy
 from helm_gym.evaluation.tune import Search, most_tried, search
+from helm_gym.files import write_text
 from helm_gym.policy import Policy
-from helm_gym.runs.rollout import Episode, Tick, run_policy
+from helm_gym.runs.rollout import Episode, run_policy
 from helm_gym.runs.stats import Interval, Sign, mean_interval, paired, sign
 from helm_gym.suites.seeds import EVALUATION_SEEDS
 
@@ -129,15 +131,17 @@ def evaluate(
     made = {spec: given.get(spec) or make_policy(spec) for spec in specs if spec not in SEARCHES}
     searches: list[Search] = []
     entries: list[Entry] = []
-    with _progress(scenario, specs, progress) as tick:
+    runs = sum(1 + (most_tried(scenario, spec) if spec in SEARCHES else 0) for spec in specs)
+    total = runs * scenario.episode.steps
+    with progress_bar("evaluating", total, wanted=progress) as bar:
         for asked in specs:
             spec, policy = asked, made.get(asked)
             if policy is None:
-                searches.append(search(scenario, asked, threads=threads, tick=tick))
+                searches.append(search(scenario, asked, threads=threads, tick=bar.advance))
                 spec = searches[-1].best
                 policy = make_policy(spec)
             episodes = run_policy(
-                scenario, policy, spec, seeds, reward=reward, threads=threads, tick=tick
+                scenario, policy, spec, seeds, reward=reward, threads=threads, tick=bar.advance
             )
             label = (labels or {}).get(asked) or _label(asked, spec)
             entries.append(Entry(asked, spec, label, tuple(episodes)))
@@ -167,17 +171,6 @@ def _label(asked: str, spec: str) -> str:
     return f"tuned {name}" if rest == "best" else spec
 
 
-@contextmanager
-def _progress(scenario: Scenario, specs: Sequence[str], wanted: bool) -> Iterator[Tick]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    runs = sum(1 + (most_tried(scenario, spec) if spec in SEARCHES else 0) for spec in specs)
-    with Progress(console=Console(stderr=True), disable=not wanted, transient=True) as bar:
-        task = bar.add_task("evaluating", total=runs * scenario.episode.steps)
-        yield lambda: bar.advance(task)
-
-
 def check_rows_file(path: Path) -> None:
     """Refuse an ending that :func:`save_rows` cannot write, before any time is spent."""
     if path.suffix not in (".parquet", ".json"):
@@ -190,19 +183,10 @@ def save_rows(evaluations: Sequence[Evaluation], path: Path) -> None:
     Raises:
         ConfigError: another ending, or the file cannot be written.
     """
-    from helm_gym.files import replacing
-
     check_rows_file(path)
     rows = [row for evaluation in evaluations for row in evaluation.rows()]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            if path.suffix == ".json":
-                file.write(json.dumps(rows, indent=1).encode() + b"\n")
-            else:
-                import pyarrow as pa
-                import pyarrow.parquet as pq
-
-                pq.write_table(pa.Table.from_pylist(rows), file)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror or error})") from None
+    if path.suffix == ".parquet":
+        store.save_rows(rows, path)
+        return
+    with store.writing(path):
+        write_text(path, json.dumps(rows, indent=1) + "\n")

@@ -143,10 +143,10 @@ def trajectories() -> dict[str, str]:
         for mode in REFILL_MODES:
             found[f"refill/{mode}/{regime}"] = _vector(scenario_of(regime, refill__mode=mode))
         found[f"emb-lru/{regime}"] = _vector(scenario_of(regime, emb__policy="lru"))
-    for mode in AutoresetMode:
+    for autoreset in AutoresetMode:
         for control in ("cluster", "per_node", "node"):
-            name = f"shell/vector/{control}/{mode.name.lower()}"
-            found[name] = _vector(scenario_of(), control=control, autoreset_mode=mode)
+            name = f"shell/vector/{control}/{autoreset.name.lower()}"
+            found[name] = _vector(scenario_of(), control=control, autoreset_mode=autoreset)
     found["shell/vector/two-threads"] = _vector(scenario_of(), threads=2)
     found["shell/single"] = _single(scenario_of())
     found["shell/sb3"] = _sb3(scenario_of())

@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from helm_gym.config.scenario import Scenario
-from helm_gym.errors import ConfigError
 from helm_gym.evaluation.evaluate import Entry, Evaluation
 from helm_gym.evaluation.tables import COLUMNS, caption, cell, difference_cell, verdict
+from helm_gym.pages import templates
 from helm_gym.sim.layout import N_BINS
 from helm_gym.sim.stages import bin_edge
 from helm_gym.units import MS
 
-NEEDED = {"matplotlib": "matplotlib", "jinja2": "Jinja2"}
 SERIES = (
     "offered_rps", "emb_share", "p99_ms", "kv_hit_rate", "emb_hit_rate", "link_utilisation",
     "gpu_utilisation",
 )  # fmt: skip
 RARE = 1e-5  # smallest part of requests that a latency curve shows
-
-
-def check_installed() -> None:
-    """Say how to install what reports need, before any time is spent.
-
-    Raises:
-        ConfigError: a package is missing.
-    """
-    missing = [name for module, name in NEEDED.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        raise ConfigError(
-            f"the report needs {' and '.join(missing)}: pip install 'helm-gym[report]'"
-        )
 
 
 def load_section(
@@ -79,16 +64,29 @@ def load_section(
 def _policy(entry: Entry) -> dict[str, Any]:
     """What the figures need: the first seed over time, and the latencies of all seeds."""
     first = entry.episodes[0]
-    histogram = np.sum([episode.latency for episode in entry.episodes], axis=0)
-    longer = 1.0 - np.cumsum(histogram) / max(1, int(histogram.sum()))
-    edges_ms = np.array([bin_edge(i + 1) for i in range(N_BINS)]) / MS
-    shown = (longer > RARE) & (np.cumsum(histogram) > 0)
+    latency = longer_than(np.sum([episode.latency for episode in entry.episodes], axis=0))
     return {
         "label": entry.label,
         "series": {name: first.series[name].tolist() for name in SERIES},
         "band": [first.shares.min(axis=1).tolist(), first.shares.max(axis=1).tolist()],
-        "latency": {"ms": edges_ms[shown].tolist(), "longer": longer[shown].tolist()},
+        "latency": {name: values.tolist() for name, values in latency.items()},
     }
+
+
+def longer_than(histogram: NDArray[np.integer[Any]]) -> dict[str, NDArray[np.float64]]:
+    """Part of the requests that took longer than the end of each bin.
+
+    Args:
+        histogram: (N_BINS,) counts of latencies.
+
+    Returns:
+        ``ms``, the ends of the bins that hold something, and ``longer``, equally long.
+    """
+    counted = np.cumsum(histogram)
+    longer = 1.0 - counted / max(1, int(counted[-1]))
+    edges_ms = np.array([bin_edge(i + 1) for i in range(N_BINS)]) / MS
+    shown = (longer > RARE) & (counted > 0)
+    return {"ms": edges_ms[shown], "longer": longer[shown]}
 
 
 def scenario_section(scenario: Scenario) -> dict[str, Any]:
@@ -126,15 +124,12 @@ def render(data: Mapping[str, Any]) -> str:
         data: ``title``, ``warning``, ``scenario``, ``loads``, ``curve``, ``curve_caption``,
             ``about`` and ``assumptions``; plain values, as JSON has them.
     """
-    from jinja2 import Environment, StrictUndefined
-
     from helm_gym.pages import plots
 
     scenario = data["scenario"]
     curves = [curve for load in data["loads"] for curve in load["basin"]]
-    template = resources.files("helm_gym.pages").joinpath("templates/report.html.j2")
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return page.from_string(template.read_text("utf-8")).render(
+    return templates.render(
+        "report.html.j2",
         title=data["title"],
         warning=data["warning"],
         scenario=scenario,

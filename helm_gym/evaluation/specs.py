@@ -31,7 +31,7 @@ FORMS: Mapping[str, str] = {
     "recurrent-ppo": "recurrent-ppo:PATH",
     "sac": "sac:PATH",
     "dqn": "dqn:PATH (as ppo:PATH, of these algorithms)",
-    "adapted": "adapted:BASE or adapted(method=ppo,bound=0.1):BASE (BASE is any other spec)",
+    "adapted": "adapted:BASE or adapted(bound=0.1,step=0.002):BASE (BASE is any other spec)",
     "recovery": "recovery:BASE, recovery(strict):BASE or recovery(burst_pace=0.5,...):BASE",
     "anchored": "anchored(at=0.35,follow=0.5):BASE (between that share and what BASE says)",
     "helm": "helm, helm:adapter=off,recovery=off, helm:anchor=0.35,follow=0.5, helm:base=PATH (all "

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from helm_gym.console import make_table
 from helm_gym.evaluation.evaluate import Entry, Evaluation
 from helm_gym.runs.stats import Interval
 
@@ -54,29 +55,23 @@ def result_table(evaluation: Evaluation, width: int = WIDEST) -> Table:
         evaluation: what to show.
         width: of the window; a narrow one gets fewer columns.
     """
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
     scenario = evaluation.scenario
-    table = Table(
+    shown = [column for column in COLUMNS if width >= column.width]
+    rows = [
+        (
+            entry.label,
+            *("\n".join(cell(entry, column)) for column in shown),
+            "\n".join(difference_cell(evaluation, entry)),
+        )
+        for entry in evaluation.entries
+    ]
+    return make_table(
+        ("policy", *(column.heading for column in shown), "P99 less\nreference's"),
+        rows,
         title=f"{scenario.name}, load {scenario.workload.load:g}, seeds {span(evaluation.seeds)}",
         caption=caption(evaluation),
-        caption_justify="left",
-        box=box.SIMPLE_HEAVY,
-        pad_edge=False,
+        plain=True,
     )
-    table.add_column("policy", overflow="fold", min_width=14)
-    shown = [column for column in COLUMNS if width >= column.width]
-    for column in shown:
-        table.add_column(column.heading, justify="right", no_wrap=True)
-    table.add_column("P99 less\nreference's", justify="right", no_wrap=True)
-    for entry in evaluation.entries:
-        cells = [escape("\n".join(cell(entry, column))) for column in shown]
-        table.add_row(
-            escape(entry.label), *cells, escape("\n".join(difference_cell(evaluation, entry)))
-        )
-    return table
 
 
 def cell(entry: Entry, column: Column) -> list[str]:

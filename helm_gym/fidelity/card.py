@@ -10,28 +10,24 @@ import hashlib
 import importlib
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import as_completed
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from helm_gym.errors import ConfigError, nearest
 from helm_gym.fidelity.finding import Effort, Finding, Skipped
-from helm_gym.files import write_text
-from helm_gym.processes import worker_pool
 from helm_gym.provenance import code_digest, presets_digest, versions
+from helm_gym.store import Codec, open_store
 
 ROOMS = ("kernels", "links", "emb", "kv", "queues", "workload", "replays")
 """Modules of this package that have ``checks``, in the order of the card."""
 SLOWEST_FIRST = ("kernels", "workload", "emb", "queues", "replays", "links", "kv")
 DEPENDENCIES = ("numpy", "scipy", "numba", "libcachesim")
 DATA = ("calibration", "traces")
-KEPT = "stopped; finished rooms are kept in {}, and the same command goes on from there"
 
 Row = Finding | Skipped
 
@@ -82,26 +78,20 @@ def run(
             f"data folder {effort.data} does not exist; give the folder that holds calibration/ "
             "and traces/, or no --data to run what needs none"
         )
-    kept = out / "rooms"
-    kept.mkdir(parents=True, exist_ok=True)
-    digests = {room: _digest(room, effort) for room in rooms}
-    missing = [
-        room
-        for room in sorted(rooms, key=SLOWEST_FIRST.index)
-        if _load(kept / f"{room}.json", digests[room]) is None
-    ]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    try:
-        with Progress(
-            *columns, TimeElapsedColumn(), console=Console(stderr=True), disable=not progress
-        ) as bar:
-            task = bar.add_task("rooms", total=len(rooms), completed=len(rooms) - len(missing))
-            for room in _each(missing, effort, kept, digests, processes):
-                bar.update(task, advance=1, description=f"{room} is done")
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(KEPT.format(out)) from None
-    found = {room: _load(kept / f"{room}.json", digests[room]) or [] for room in rooms}
-    return Results(found, effort)
+    jobs = {
+        f"{room}-{_digest(room, effort)}": room for room in sorted(rooms, key=SLOWEST_FIRST.index)
+    }
+    with open_store(out / "rooms", CODEC) as store:
+        made = store.complete(
+            jobs,
+            partial(_run_room, effort=effort),
+            processes=processes,
+            title="rooms",
+            progress=progress,
+            transient=False,
+        )
+    found = {jobs[key]: rows for key, rows in made.items()}
+    return Results({room: found[room] for room in rooms}, effort)
 
 
 def _chosen(only: Sequence[str]) -> tuple[str, ...]:
@@ -112,25 +102,25 @@ def _chosen(only: Sequence[str]) -> tuple[str, ...]:
     return tuple(room for room in ROOMS if room in only or not only)
 
 
-def _each(
-    rooms: Sequence[str], effort: Effort, kept: Path, digests: Mapping[str, str], processes: int
-) -> Iterator[str]:
-    """Run rooms, several at a time, and yield each when it is done."""
-    if min(processes, len(rooms)) < 2:
-        yield from (_run_room(room, effort, kept, digests[room]) for room in rooms)
-        return
-    with worker_pool(min(processes, len(rooms))) as pool:
-        jobs = [pool.submit(_run_room, room, effort, kept, digests[room]) for room in rooms]
-        for job in as_completed(jobs):
-            yield job.result()
-
-
-def _run_room(room: str, effort: Effort, kept: Path, digest: str) -> str:
+def _run_room(room: str, effort: Effort) -> list[Row]:
+    """Findings of a room, as they are read back from a file."""
     rows = list(importlib.import_module(f"helm_gym.fidelity.{room}").checks(effort))
+    return _parse(_text(rows))
+
+
+def _text(rows: Sequence[Row]) -> bytes:
     plain = [{"kind": type(row).__name__, **asdict(row)} for row in rows]
-    text = json.dumps({"digest": digest, "rows": plain}, default=_value)
-    write_text(kept / f"{room}.json", text)
-    return room
+    return json.dumps(plain, default=_value).encode()
+
+
+def _parse(text: bytes) -> list[Row]:
+    return [_row(item) for item in json.loads(text)]
+
+
+CODEC: Codec[list[Row]] = Codec(
+    "json", lambda file, rows: file.write(_text(rows)), lambda file: _parse(file.read())
+)
+"""Findings in files."""
 
 
 def _value(item: Any) -> Any:
@@ -140,23 +130,8 @@ def _value(item: Any) -> Any:
     raise TypeError(f"{type(item).__name__} is no JSON")
 
 
-def _load(path: Path, digest: str) -> list[Row] | None:
-    """Findings of a room that was run with this code and data, else None."""
-    if not path.is_file():
-        return None
-    try:
-        kept = json.loads(path.read_text("utf-8"))
-        if kept["digest"] != digest:
-            return None
-        return [_row(item) for item in kept["rows"]]
-    except (ValueError, KeyError, TypeError):  # written by another version, or by hand
-        return None
-
-
 def _row(item: dict[str, Any]) -> Row:
-    cls = Finding if item.pop("kind") == "Finding" else Skipped
-    names = {field.name for field in fields(cls)}
-    return cls(**{name: value for name, value in item.items() if name in names})
+    return (Finding if item.pop("kind") == "Finding" else Skipped)(**item)
 
 
 # -- what findings depend on -------------------------------------------------------------------

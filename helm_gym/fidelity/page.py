@@ -5,18 +5,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helm_gym._version import __version__
 from helm_gym.config.quantity import Quantity
 from helm_gym.config.scenario import SCENARIOS, Scenario
-from helm_gym.evaluation.report import check_installed
 from helm_gym.fidelity.card import Results
 from helm_gym.fidelity.finding import Finding
 from helm_gym.fidelity.never import NEVER
-from helm_gym.files import write_text
+from helm_gym.pages.templates import check_installed, render, write_page
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,20 +49,10 @@ def save(results: Results, out: Path, date: str) -> tuple[Path, Path]:
     check_installed()
     data = contents(results, date)
     markdown, html = out / "FIDELITY.md", out / "fidelity.html"
-    write_text(markdown, _render("fidelity.md.j2", data, escape=False))
-    write_text(html, _render("fidelity.html.j2", {**data, "rooms": _with_figures(data["rooms"])}))
+    write_page(markdown, render("fidelity.md.j2", **data))
+    drawn = {**data, "rooms": _with_figures(data["rooms"])}
+    write_page(html, render("fidelity.html.j2", **drawn))
     return markdown, html
-
-
-def _render(template: str, data: dict[str, Any], escape: bool = True) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    page = Environment(
-        autoescape=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page.filters["cell"] = lambda text: re.sub(r"\s+", " ", str(text)).replace("|", "\\|")
-    source = resources.files("helm_gym.pages").joinpath("templates", template)
-    return page.from_string(source.read_text("utf-8")).render(data).rstrip() + "\n"
 
 
 def contents(results: Results, date: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from helm_gym.config.quantity import Quantity
 from helm_gym.config.safe_yaml import read_yaml
+from helm_gym.console import make_table
 from helm_gym.errors import ConfigError, nearest
 from helm_gym.files import write_text
 from helm_gym.hardware.attention import Incremental, Prefill, fit_incremental, fit_prefill
@@ -153,18 +154,16 @@ def fit_one(measured: Measurements, gpu: Device, seed: int) -> Fitted:
 
 def report(calibration: Calibration) -> Table:
     """Errors of every form: on the fitted half, on the held-out half and on other engines."""
-    from rich.table import Table
-
-    table = Table(title=f"{calibration.gpu.family}: errors of the fitted forms")
-    for column in ("form", "shapes", "points", "MAPE", "P90", "bias"):
-        table.add_column(column, justify="left" if column in ("form", "shapes") else "right")
+    rows: list[list[str]] = []
     for name, part in calibration.fitted.items():
-        source = part.measurements.source
-        table.add_row(name, f"fitted, {source}", *_cells(part.fit))
-        table.add_row("", "held out", *_cells(part.held_out))
+        rows.append([name, f"fitted, {part.measurements.source}", *_cells(part.fit)])
+        rows.append(["", "held out", *_cells(part.held_out)])
         for other, errors in part.others.items():
-            table.add_row("", f"not fitted, {other}", *_cells(errors))
-    return table
+            rows.append(["", f"not fitted, {other}", *_cells(errors)])
+    title = f"{calibration.gpu.family}: errors of the fitted forms"
+    return make_table(
+        ("form", "shapes", "points", "MAPE", "P90", "bias"), rows, title=title, left=2
+    )
 
 
 def _cells(errors: Errors) -> Iterator[str]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from helm_gym._version import __version__
+from helm_gym.console import Bar, progress_bar
 from helm_gym.errors import ConfigError
 from helm_gym.files import remove_leftovers, write_text
 from helm_gym.hardware import benchmarks as bench
@@ -131,15 +132,15 @@ def measure(
     planned = {sheet.file: list(sheet.cases(shapes, device)) for sheet in SHEETS}
     _prepare(out, machine, planned)
     kept, left_out = [], []
-    with _bar(sum(map(len, planned.values())), progress) as tick:
+    with progress_bar("measuring", sum(map(len, planned.values())), wanted=progress) as bar:
         for sheet in SHEETS:
             cases = planned[sheet.file]
             if (out / sheet.file).is_file():
                 kept.append(sheet.file)
-                tick(sheet.title, len(cases))
+                bar.advance(len(cases), sheet.title)
                 continue
             with _told_how_to_go_on(out):
-                rows, missing = _run(sheet, machine, shapes, cases, tick)
+                rows, missing = _run(sheet, machine, shapes, cases, bar)
                 left_out += missing
                 write_text(out / sheet.file, _csv(sheet, rows))
     files = tuple(out / sheet.file for sheet in SHEETS)
@@ -169,13 +170,13 @@ def _run(
     machine: Machine,
     shapes: Shapes,
     cases: Sequence[Case],
-    tick: Callable[[str, int], None],
+    bar: Bar,
 ) -> tuple[list[Row], list[str]]:
     rows: list[Row] = []
     left_out = []
     common: Row = {"hardware": machine.name, "source": _source(sheet, machine)}
     for case in cases:
-        tick(sheet.title, 0)
+        bar.advance(0, sheet.title)
         try:
             found = sheet.run(machine, shapes, case)
         except (UnavailableError, RuntimeError) as error:
@@ -184,7 +185,7 @@ def _run(
             left_out.append(f"{sheet.file} {_words(case)}: {str(error).splitlines()[0]}")
         else:
             rows.append({**common, "dtype": _dtype(sheet, machine), **case, **found})
-        tick(sheet.title, 1)
+        bar.advance(1, sheet.title)
     if not rows:
         raise ConfigError(f"{sheet.file}: not one case could be measured; the first: {left_out[0]}")
     return rows, left_out
@@ -274,13 +275,3 @@ def _told_how_to_go_on(out: Path) -> Iterator[None]:
         raise MeasureInterruptedError(
             f"stopped; the finished files stay in {out}, and the same command goes on with the rest"
         ) from None
-
-
-@contextmanager
-def _bar(total: int, wanted: bool) -> Iterator[Callable[[str, int], None]]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), disable=not wanted, transient=True) as bar:
-        task = bar.add_task("measuring", total=total)
-        yield lambda title, n: bar.update(task, description=title, advance=n)

@@ -9,10 +9,7 @@ share that its cluster is warmed up with, as statics do.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from pydantic import Field
 
@@ -22,7 +19,6 @@ from helm_gym.config.quantity import Frozen
 from helm_gym.config.scenario import Scenario
 from helm_gym.envs.action import INCREMENTS
 from helm_gym.errors import ConfigError
-from helm_gym.files import write_text
 from helm_gym.hindsight.dp import (
     Branches,
     Choices,
@@ -33,6 +29,7 @@ from helm_gym.hindsight.dp import (
 )
 from helm_gym.hindsight.objective import TAIL, Objective, Window, tail_of
 from helm_gym.provenance import code_digest
+from helm_gym.store import digest_of
 from helm_gym.units import MS
 
 Progress = Callable[[str, int, int], None]  # stage, done, of how many
@@ -305,24 +302,7 @@ def summed(objective: Objective, windows: Sequence[Window]) -> float:
 
 def key_of(scenario: Scenario, seed: int, objective: str, search: Search) -> str:
     """Digest of everything that a result depends on."""
-    told = [scenario.digest(), seed, objective, search.digest(), code_digest(__name__)]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
-
-
-def save(found: Hindsight, path: Path) -> None:
-    """Write a result; floats keep every bit."""
-    write_text(path, json.dumps(found.model_dump(mode="json")) + "\n")
-
-
-def load(path: Path, key: str) -> Hindsight | None:
-    """Read a result, if it is there and was found for the same key."""
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(data, dict) or data.get("key") != key:
-        return None
-    return Hindsight.parse(data, str(path))
+    return digest_of(scenario.digest(), seed, objective, search.digest(), code_digest(__name__))
 
 
 __all__ = [
@@ -333,6 +313,4 @@ __all__ = [
     "Search",
     "hindsight",
     "improve",
-    "load",
-    "save",
 ]

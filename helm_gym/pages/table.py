@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -51,3 +51,30 @@ def number(
     mean, low, high = value
     note = "" if math.isnan(low) or low == high else f"[{low:{form}}, {high:{form}}]"
     return Cell("" if math.isnan(mean) else format(mean, form), mean, note, tint)
+
+
+def with_interval(found: tuple[float, float, float], form: str = ".3f", scale: float = 1.0) -> str:
+    """``0.912 [0.901, 0.925]``, without the ends or empty where they are not known.
+
+    Args:
+        found: mean, low and high.
+        form: format of the numbers.
+        scale: factor on all three, such as 100 for percent.
+    """
+    mean, low, high = (scale * x for x in found)
+    if math.isnan(mean):
+        return ""
+    ends = "" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]"
+    return f"{mean:{form}}{ends}"
+
+
+def md_cell(text: object) -> str:
+    """Text that cannot end a cell or its line of a Markdown table, nor be read as HTML."""
+    if isinstance(text, Cell):
+        text = f"{text.text} {text.note}"
+    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def md_cells(line: Iterable[object]) -> str:
+    """The inside of a line of a Markdown table."""
+    return " | ".join(map(md_cell, line))

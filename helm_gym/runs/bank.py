@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from helm_gym.errors import PolicyError
 from helm_gym.policy import (
     Policy,
+    Wrapper,
     checked_act,
     checked_reset,
-    initial_share_of,
+    is_batched,
     refill_pace_of,
-    view_of,
 )
 from helm_gym.units import MS
 
@@ -60,24 +60,22 @@ def _alarm(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-class Timed:
+class Timed(Wrapper):
     """The policy of one cluster, with a clock.
 
     Args:
-        policy: who decides. One with ``batched = False`` gets one observation (F,) at a time, or
+        base: who decides. One with ``batched = False`` gets one observation (F,) at a time, or
             (M, F) with ``control="per_node"``, and returns one share, or M.
         budget_s: mean time that a decision may take, the first one apart.
         decisions: of an episode.
     """
 
-    control: str
-    observation: str
+    batched = True
 
-    def __init__(self, policy: Policy, budget_s: float, decisions: int) -> None:
-        self.policy, self.budget_s = policy, budget_s
-        self.control, self.observation = view_of(policy)
+    def __init__(self, base: Policy, budget_s: float, decisions: int) -> None:
+        super().__init__(base)
+        self.budget_s = budget_s
         self.allowed_s = budget_s * max(1, decisions - 1)
-        self.batched = bool(getattr(policy, "batched", True))
         self.seconds: list[float] = []
 
     @property
@@ -88,17 +86,17 @@ class Timed:
     def reset(self, seed: int) -> None:
         """Begin an episode."""
         with _alarm(FIRST_S):
-            self.policy.reset(seed)
+            self.base.reset(seed)
 
     def act(self, obs: Array) -> Array:
         """Choose shares, and keep how long it took."""
         limit = self.left_s + GRACE_S if self.seconds else FIRST_S
         with _alarm(max(limit, GRACE_S)):
             began = time.perf_counter()
-            if self.batched:
-                answer: Any = self.policy.act(obs)
+            if is_batched(self.base):
+                answer: Any = self.base.act(obs)
             else:
-                answer = [np.atleast_1d(self.policy.act(row)) for row in obs]
+                answer = [np.atleast_1d(self.base.act(row)) for row in obs]
             self.seconds.append(time.perf_counter() - began)
         found: Array = answer
         return found
@@ -116,8 +114,7 @@ class Bank:
     def __init__(self, name: str, policies: Sequence[Timed], seeds: Sequence[int]) -> None:
         self.name, self.policies, self.seeds = name, policies, seeds
         self.control, self.observation = policies[0].control, policies[0].observation
-        self.initial_share = initial_share_of(policies[0].policy)
-        self.router = getattr(policies[0].policy, "router", None)
+        self.initial_share, self.router = policies[0].initial_share, policies[0].router
         self.failures: dict[int, str] = {}  # cluster -> why
 
     def reset(self, seed: int) -> None:
@@ -148,7 +145,7 @@ class Bank:
     @property
     def refill_pace(self) -> Array | None:
         """(clusters, M or 1) paces that the policies ask for; None if none of them does."""
-        asked = [refill_pace_of(policy.policy) for policy in self.policies]
+        asked = [refill_pace_of(policy) for policy in self.policies]
         known = [pace for pace in asked if pace is not None]
         if not known:
             return None

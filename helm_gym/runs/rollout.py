@@ -26,6 +26,7 @@ from helm_gym.policy import (
     checked_reset,
     initial_share_of,
     refill_pace_of,
+    router_of,
     view_of,
 )
 from helm_gym.sim.layout import N_BINS
@@ -107,10 +108,10 @@ def with_router(scenario: Scenario, policy: Policy) -> Scenario:
     Some systems are a split and a router together, KV-Opt for one. A policy without the attribute
     is run with the scenario's router.
     """
-    router = getattr(policy, "router", None)
+    router = router_of(policy)
     if router is None or router == scenario.router.name:
         return scenario
-    return scenario.replace({"router.name": str(router)})
+    return scenario.replace({"router.name": router})
 
 
 def _run(

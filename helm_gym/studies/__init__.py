@@ -1,1 +1,1 @@
-"""Questions that are answered by running many simulations."""
+"""Studies whose results stand in docs/, a folder each: a plan, what is measured, a page."""

@@ -1,1 +1,5 @@
-"""Which scenarios, loads and seeds are used for what; capacities."""
+"""The suites of scenarios, and who may see which of them.
+
+``paper`` and ``heldout`` are frozen, ``probe`` and ``capacity`` measure what a scenario carries,
+and ``splits`` and ``seeds`` keep training, validation and test apart.
+"""

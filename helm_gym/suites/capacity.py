@@ -17,6 +17,7 @@ import numpy as np
 
 from helm_gym.config.scenario import Scenario
 from helm_gym.config.workload import Phases
+from helm_gym.console import progress_bar
 from helm_gym.errors import ConfigError
 from helm_gym.seeding import streams_from_seed
 from helm_gym.sim.layout import Node
@@ -185,15 +186,11 @@ def measure_capacity(
 def _run(
     jobs: Mapping[tuple[str, float], Callable[[], float]], threads: int, progress: bool
 ) -> dict[tuple[str, float], float]:
-    from rich.console import Console
-    from rich.progress import Progress
-
     found: dict[tuple[str, float], float] = {}
     with (
-        Progress(console=Console(stderr=True), disable=not progress) as bar,
+        progress_bar("capacity", len(jobs), wanted=progress, transient=False) as bar,
         ThreadPoolExecutor(threads) as pool,
     ):
-        task = bar.add_task("capacity", total=len(jobs))
         waiting: dict[Future[float], tuple[str, float]] = {
             pool.submit(job): key for key, job in jobs.items()
         }
@@ -201,7 +198,7 @@ def _run(
             while waiting:
                 for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                     found[waiting.pop(future)] = future.result()
-                    bar.advance(task)
+                    bar.advance()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

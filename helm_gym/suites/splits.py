@@ -19,7 +19,9 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from helm_gym.config.scenario import Scenario
+from helm_gym.console import make_table
 from helm_gym.errors import ConfigError
+from helm_gym.policy import card_of
 from helm_gym.suites import heldout
 from helm_gym.suites.paper import CELLS, PREFIX, pinned
 from helm_gym.suites.seeds import EVALUATION_SEEDS, TRAINING_SEEDS, TUNING_SEEDS
@@ -171,7 +173,7 @@ def check_policy(spec: str, policy: Any, planned: Mapping[str, str]) -> None:
         policy: one with a ``card``, as ``ppo:`` policies have, or any other, which says nothing.
         planned: name by digest of the held-out scenarios that will be compared on.
     """
-    card = getattr(policy, "card", None)
+    card = card_of(policy)
     if card is None:
         return
     check_training(str(card.scenario), [int(card.seed)], spec)
@@ -184,15 +186,17 @@ def check_policy(spec: str, policy: Any, planned: Mapping[str, str]) -> None:
 
 def split_table() -> Table:
     """The splits, for people."""
-    from rich.table import Table
-
-    table = Table(title=f"Splits of {PREFIX} and {heldout.HELD_OUT}")
-    for heading in ("split", "seeds", "scenarios", "for"):
-        table.add_column(heading)
-    for split in SPLITS:
-        names = "\n".join(_short(split.scenarios))
-        table.add_row(split.name, f"{split.seeds.start}-{split.seeds.stop - 1}", names, split.use)
-    return table
+    rows = [
+        (
+            split.name,
+            f"{split.seeds.start}-{split.seeds.stop - 1}",
+            "\n".join(_short(split.scenarios)),
+            split.use,
+        )
+        for split in SPLITS
+    ]
+    title = f"Splits of {PREFIX} and {heldout.HELD_OUT}"
+    return make_table(("split", "seeds", "scenarios", "for"), rows, title=title, left=4)
 
 
 def _short(names: Sequence[str]) -> Iterator[str]:

@@ -31,6 +31,7 @@ from helm_gym.errors import ConfigError
 from helm_gym.evaluation import bench_tune, tune
 from helm_gym.evaluation.specs import make_policy
 from helm_gym.runs.rollout import run_policy
+from helm_gym.store import locked
 from helm_gym.suites import heldout
 from helm_gym.suites import splits as bench_splits
 from helm_gym.suites.paper import CELLS
@@ -288,7 +289,7 @@ def test_damaged_rows_are_run_again(
 def test_two_benchmarks_do_not_share_a_folder(suite: str, tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     (tmp_path / "out").mkdir()
-    with bench._locked(tmp_path / "out"), pytest.raises(ConfigError, match="another benchmark"):
+    with locked(tmp_path / "out" / "rows"), pytest.raises(ConfigError, match="another process"):
         bench.run_bench(planned(suite, "static:0.4"), tmp_path / "out")
 
 

@@ -17,7 +17,7 @@ from benchmark_built import CELLS, SEEDS, WINDOWS, build, failed, save
 from helm_gym.baselines.schedule import Schedule
 from helm_gym.benchmark.arrange import arrange, load_schedules
 from helm_gym.benchmark.page import page as benchmark_page
-from helm_gym.benchmark.page.cells import longer_than
+from helm_gym.evaluation.report import longer_than
 from helm_gym.sim.layout import N_BINS
 from helm_gym.sim.stages import bin_edge
 
@@ -93,7 +93,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(folder: Path) -> str:
-    return benchmark_page.write_page(folder, folder / "bench.html").read_text("utf-8")
+    return benchmark_page.render(folder)
 
 
 def test_the_page_needs_no_other_file_and_no_network(page: str) -> None:

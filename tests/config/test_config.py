@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 from small import REGIMES, SMALL, small_scenario
 
-from helm_gym.config.quantity import Frozen, Grown, Quantity, load_preset, walk
+from helm_gym.config.quantity import Frozen, Quantity, load_preset, walk
 from helm_gym.config.routers import ROUTERS
 from helm_gym.config.scenario import SCENARIOS, Scenario
 from helm_gym.config.workload import PROFILES, Profile
@@ -448,16 +448,3 @@ def test_a_refill_mode_brings_its_own_assumptions_and_leaves_the_others_alone() 
     assert len({paced.digest(), other.digest(), throttled.digest()}) == 3
     with pytest.raises(ConfigError, match=r"refill.floor: must lie in \[0, 1\]"):
         throttled.replace({"refill.mode": "paced", "refill.floor": 1.3})
-
-
-def test_settings_that_came_later_change_a_digest_only_when_they_are_set() -> None:
-    class Old(Frozen):
-        speed: float = 1.0
-
-    class New(Grown):
-        ADDED = ("late",)
-        speed: float = 1.0
-        late: float = 2.0
-
-    assert New().digest() == Old().digest() != New(late=3.0).digest()
-    assert New().model_dump() == {"speed": 1.0, "late": 2.0}

@@ -244,7 +244,9 @@ def test_the_card_lists_the_observation_space(tiny: Scenario) -> None:
     assert [int(row[0]) for row in listed] == list(range(len(listed)))
     for preset, features in FEATURES.items():
         part = listed[: len(features)]
-        assert [(r[1], float(r[2]), float(r[3]), r[4]) for r in part] == list(features)
+        assert [(r[1], float(r[2]), float(r[3]), r[4]) for r in part] == [
+            (feature.name, feature.low, feature.high, feature.unit) for feature in features
+        ]
         space = EmbKvEnv(tiny, observation=preset).observation_space
         assert space.shape == (len(part),)
         np.testing.assert_array_equal(space.low, [float(row[2]) for row in part])

@@ -17,6 +17,7 @@ from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError
 from helm_gym.evaluation import demo, report
 from helm_gym.evaluation.evaluate import Evaluation, evaluate
+from helm_gym.pages import templates
 from helm_gym.suites.seeds import EVALUATION_SEEDS
 
 pytest.importorskip("matplotlib")
@@ -124,7 +125,7 @@ def test_assumptions_are_exactly_the_scenarios() -> None:
 
 
 def test_a_missing_package_is_named_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "NEEDED", {"no_such_package_here": "NoSuch"})
+    monkeypatch.setattr(templates, "NEEDED", {"no_such_package_here": "NoSuch"})
     with pytest.raises(ConfigError, match=r"needs NoSuch: pip install 'helm-gym\[report\]'"):
         demo.run_demo("never-made")
     assert not Path("never-made").exists()

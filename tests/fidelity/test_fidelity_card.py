@@ -102,25 +102,27 @@ def test_a_stopped_run_goes_on(
     slow, fast = sorted(card.ROOMS, key=card.SLOWEST_FIRST.index)
     with monkeypatch.context() as context:
         context.setattr(sys.modules[f"helm_gym.fidelity.{fast}"], "checks", stopped)
-        with pytest.raises(KeyboardInterrupt, match="goes on from there"):
+        with pytest.raises(KeyboardInterrupt, match="1 finished pieces are kept"):
             run(tmp_path)
     assert rooms == [slow]
     run(tmp_path)
     assert rooms == [slow, fast]
 
 
-@pytest.mark.parametrize("broken", ["", "{}", '{"digest": "?", "rows": []}', '{"rows": 3}'])
+@pytest.mark.parametrize("broken", ["", "3", '["x"]', '[{"kind": "Finding"}]'])
 def test_a_damaged_result_is_run_again(tmp_path: Path, rooms: list[str], broken: str) -> None:
     run(tmp_path)
-    (tmp_path / "rooms" / "kv.json").write_text(broken)
-    assert run(tmp_path).rooms["kv"][0] == FINDINGS[0]
+    (file,) = (tmp_path / "rooms").glob("kv-*.json")
+    file.write_text(broken)
+    with pytest.warns(UserWarning, match=f"{file.name} is damaged"):
+        assert run(tmp_path).rooms["kv"][0] == FINDINGS[0]
     assert rooms.count("kv") == 2 and rooms.count("queues") == 1
 
 
 def test_results_survive_as_json(tmp_path: Path, rooms: list[str]) -> None:
     run(tmp_path)
-    kept = json.loads((tmp_path / "rooms" / "kv.json").read_text())
-    series = kept["rows"][1]["details"]["plot"]["series"]
+    (file,) = (tmp_path / "rooms").glob("kv-*.json")
+    series = json.loads(file.read_text())[1]["details"]["plot"]["series"]
     assert [line["y"] for line in series][:2] == [[0.1, 0.5], [0.1, 0.4]]
 
 

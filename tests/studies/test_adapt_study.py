@@ -45,13 +45,17 @@ def test_the_command_writes_a_table_and_a_figure_and_goes_on(tmp_path: Path) -> 
     assert "`adapted:static:0.5`" in table
     assert (tmp_path / "adapt.svg").read_text("utf-8").startswith("<svg")
 
-    (file,) = tmp_path.glob("*.json")
-    written = file.stat().st_mtime_ns
+    def kept() -> dict[Path, int]:
+        return {f: f.stat().st_mtime_ns for f in (tmp_path / "streams").glob("*.json")}
+
+    first = kept()
+    assert len(first) == 2
     assert CliRunner().invoke(app, command).exit_code == 0
-    assert file.stat().st_mtime_ns == written
+    assert kept() == first
+    assert (tmp_path / "adapt.md").read_text("utf-8") == table
     other = [part if part != "6" else "5" for part in command]
     assert CliRunner().invoke(app, other).exit_code == 0
-    assert file.stat().st_mtime_ns != written
+    assert len(kept()) == 4  # another number of steps is another stream
 
 
 def test_differences_are_paired_with_the_first_policy() -> None:

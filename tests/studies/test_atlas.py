@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from helm_gym.cli import app
 from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError
+from helm_gym.store import save_rows
 from helm_gym.studies.atlas import page as atlas_report
 from helm_gym.studies.atlas import points as atlas_points
 from helm_gym.studies.atlas import rule as atlas_fit
@@ -201,18 +202,30 @@ def test_a_stopped_run_goes_on_and_ends_the_same(
     assert pq.read_table(tmp_path / "b" / "atlas.parquet").num_rows == 3
 
 
-def test_rows_of_another_version_or_cut_short_are_measured_again(
+def test_rows_of_other_code_or_cut_short_are_measured_again(
     three_points: list[Point], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = atlas.run_atlas(tmp_path, quick=True, jobs=1, progress=False)
-    files = [tmp_path / "points" / f"{p.key}.json" for p in three_points]
-    files[0].write_text(json.dumps(rows[0] | {"code": "0"}))
-    files[1].write_text(files[1].read_text()[:50])
+    (cut,) = [
+        file
+        for file in (tmp_path / "points").glob("*.json")
+        if json.loads(file.read_text())["key"] == three_points[1].key
+    ]
+    cut.write_text(cut.read_text()[:50])
     again: list[str] = []
     real = atlas.measure
-    monkeypatch.setattr(atlas, "measure", lambda p, e: (again.append(p.key), real(p, e))[1])
-    assert atlas.run_atlas(tmp_path, quick=True, jobs=1, progress=False) == rows
-    assert again == [p.key for p in three_points[:2]]
+
+    def counted(point: Point, effort: atlas.Effort) -> atlas.Row:
+        again.append(point.key)
+        return real(point, effort)
+
+    monkeypatch.setattr(atlas, "measure", counted)
+    with pytest.warns(UserWarning, match=f"{cut.name} is damaged"):
+        assert atlas.run_atlas(tmp_path, quick=True, jobs=1, progress=False) == rows
+    assert again == [three_points[1].key]
+    monkeypatch.setattr(atlas, "code_digest", lambda *modules: "other")
+    atlas.run_atlas(tmp_path, quick=True, jobs=1, progress=False)
+    assert again[1:] == [point.key for point in three_points]
 
 
 def test_a_point_says_how_it_was_measured(three_points: list[Point]) -> None:
@@ -246,7 +259,7 @@ def test_the_page_of_few_points_claims_no_rule(tmp_path: Path) -> None:
 
 
 def test_the_command_answers_from_rows(tmp_path: Path) -> None:
-    atlas.save(line_of_rows(), tmp_path / "atlas.parquet")
+    save_rows(line_of_rows(), tmp_path / "atlas.parquet")
     ran = CliRunner().invoke(app, ["atlas", "--out", str(tmp_path), "--at", "candidates=9000"])
     assert ran.exit_code == 0, ran.output
     assert "rule: an EMB share of" in ran.output

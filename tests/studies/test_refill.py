@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from helm_gym.config.scenario import Scenario
 from helm_gym.studies.refill import page as refill_report
 from helm_gym.studies.refill import plan as refill
 from helm_gym.studies.refill.plan import MODES, STEPPED, Line, Study
@@ -38,13 +42,29 @@ def test_paced_ends_the_starvation_of_a_saturated_link(study: Study) -> None:
     assert starved.mean("paced", "filled_s") < starved.mean("throttled", "filled_s")
 
 
-@pytest.mark.parametrize("quick", [True, False])
-def test_ticks_are_as_many_as_announced(quick: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
+def test_a_stopped_study_goes_on_and_measures_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[tuple[str, str]] = []
+
+    def figures(scenario: Scenario, policy: str, seeds: Sequence[int]) -> dict[str, list[float]]:
+        if len(measured) == 4:
+            measured.append(("stopped", ""))
+            raise KeyboardInterrupt
+        measured.append((scenario.refill.mode, policy))
+        return {"tail_ms": [float(len(measured))] * len(seeds)}
+
+    def run() -> Study:
+        return refill.run_study(cells=("taobao-burst",), loads=(0.95,), out=tmp_path)
+
     for name in ("_episodes", "_steps"):
-        monkeypatch.setattr(refill, name, lambda *_: {})
-    refill.run_study(quick=quick, tick=lambda: seen.append(1))
-    assert len(seen) == refill.cases(quick)
+        monkeypatch.setattr(refill, name, lambda *args: figures(*args))
+    with pytest.raises(KeyboardInterrupt, match="4 finished pieces are kept"):
+        run()
+    found = run()
+    measured.remove(("stopped", ""))
+    assert len(measured) == len(set(measured)) == 3 * (len(found.episodes) + len(found.steps))
+    assert run() == found and len(measured) == 15
 
 
 def test_counts_say_better_only_where_the_interval_excludes_zero() -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-import multiprocessing
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from helm_gym.config.vary import (
 from helm_gym.errors import ConfigError
 from helm_gym.evaluation.specs import make_policy
 from helm_gym.runs.rollout import run_policy
+from helm_gym.store import locked
 from helm_gym.studies.sensitivity import run as room
 from helm_gym.studies.sensitivity.effects import (
     by_influence,
@@ -37,7 +37,7 @@ from helm_gym.studies.sensitivity.effects import (
     ranking,
     ranking_change,
 )
-from helm_gym.studies.sensitivity.measure import Budget, with_capacities
+from helm_gym.studies.sensitivity.measure import Budget, Task, with_capacities
 from helm_gym.studies.sensitivity.page import cells, findings, flat_rows, headings, save
 from helm_gym.studies.sensitivity.plots import tornado
 from helm_gym.studies.sensitivity.run import Row, Study, run_sensitivity
@@ -233,48 +233,48 @@ def test_a_number_that_the_simulator_never_sees_is_not_simulated(study: Study) -
 def test_a_finished_study_is_read_not_run(
     study: Study, scenario: Scenario, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = (folder / room.ROWS).read_text()
-    assert len(before.splitlines()) == 5  # stated, two of the row bytes, two of the bonus
-    monkeypatch.setattr(room, "worker_pool", None)
+    kept = sorted((folder / "variants").glob("*.json"))
+    assert len(kept) == 5  # stated, two of the row bytes, two of the bonus
+    monkeypatch.setattr(room, "measure", None)
     assert run(scenario, folder).rows == study.rows
-    assert (folder / room.ROWS).read_text() == before
     with pytest.raises(TypeError):  # anything else is another study
         run(scenario, folder, seeds=4)
 
 
-def test_a_torn_line_costs_one_variant(
-    study: Study, scenario: Scenario, folder: Path, tmp_path: Path
+def test_a_torn_file_costs_one_variant(
+    study: Study, scenario: Scenario, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = (folder / room.ROWS).read_text()
-    rows = tmp_path / room.ROWS
-    rows.write_text(text[:-40])
-    again = run(scenario, tmp_path)
+    shutil.copytree(folder / "variants", tmp_path / "variants")
+    torn = min((tmp_path / "variants").glob("*.json"))
+    torn.write_text(torn.read_text()[:-40])
+    measured: list[str] = []
+    real = room.measure
+    monkeypatch.setattr(room, "measure", lambda task: (measured.append(""), real(task))[1])
+    with pytest.warns(UserWarning, match=f"{torn.name} is damaged"):
+        again = run(scenario, tmp_path)
+    assert len(measured) == 1
     for mine, theirs in zip(again.rows, study.rows, strict=True):
         assert {**mine.found, "seconds": 0} == {**theirs.found, "seconds": 0}
-    lines = rows.read_text().splitlines()
-    assert lines[:-1] == text.splitlines()[:-1] and json.loads(lines[-1])
 
 
-def test_ctrl_c_keeps_what_is_done_and_leaves_no_process(
+def test_ctrl_c_keeps_what_is_done(
     scenario: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wait, calls = room.wait, iter([0])
+    real, calls = room.measure, iter([0])
 
-    def interrupted(*arguments: Any, **settings: Any) -> Any:
+    def interrupted(task: Task) -> room.Found:
         if next(calls, None) is None:
             raise KeyboardInterrupt
-        return wait(*arguments, **settings)
+        return real(task)
 
-    monkeypatch.setattr(room, "wait", interrupted)
-    before = set(multiprocessing.active_children())  # other tests' pools end when they are idle
-    with pytest.raises(room.SensitivityInterrupted, match=r"1 of 3 variants are kept"):
+    monkeypatch.setattr(room, "measure", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=r"1 finished pieces are kept"):
         run(scenario, tmp_path, only=["emb.candidate_row_bytes"])
-    assert not set(multiprocessing.active_children()) - before
-    assert len((tmp_path / room.ROWS).read_text().splitlines()) == 1
+    assert len(list((tmp_path / "variants").glob("*.json"))) == 1
 
 
 def test_two_studies_do_not_share_a_folder(study: Study, scenario: Scenario, folder: Path) -> None:
-    with room._rows_file(folder / room.ROWS), pytest.raises(ConfigError, match="another study"):
+    with locked(folder / "variants"), pytest.raises(ConfigError, match="another process"):
         run(scenario, folder)
 
 
@@ -393,6 +393,6 @@ def test_the_command(tiny_file: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert result.exit_code == 0, result.output
     assert "smoke test" in result.stdout and "emb.candidate_row_bytes" in result.stdout
     names = {path.name for path in out.iterdir()}
-    assert names == {room.ROWS, *(f"sensitivity.{x}" for x in ("md", "svg", "png", "parquet"))}
+    assert names == {"variants", *(f"sensitivity.{x}" for x in ("md", "svg", "png", "parquet"))}
     wrong = CliRunner().invoke(cli.app, ["sensitivity", "--only", "emb.tick", "--out", str(out)])
     assert wrong.exit_code == 2 and "did you mean" in wrong.stderr

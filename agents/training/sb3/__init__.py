@@ -1,1 +1,1 @@
-"""What Stable-Baselines3 needs of ours."""
+"""What training needs of Stable-Baselines3: algorithms, their exploration, their environment."""

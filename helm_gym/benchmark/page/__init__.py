@@ -1,1 +1,1 @@
-"""The benchmark's results page."""
+"""The report of a benchmark: cells, ablations, plots, and the page that holds them."""

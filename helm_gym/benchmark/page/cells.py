@@ -14,16 +14,13 @@ from helm_gym.benchmark.arrange import GOODPUT, Benchmark, Row, Setting, beside
 from helm_gym.benchmark.page import plots
 from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError
+from helm_gym.evaluation.report import longer_than
 from helm_gym.pages.table import Cell, Table, number, words
 from helm_gym.runs.stats import mean_interval
-from helm_gym.sim.layout import N_BINS
-from helm_gym.sim.stages import bin_edge
-from helm_gym.units import MS
 
 Floats = NDArray[np.float64]
 Series = Mapping[str, Row]
 Schedules = Mapping[tuple[str, int], Floats]
-RARE = 1e-5  # smallest part of requests that a latency curve shows
 HEADINGS = (
     "policy", "run as", "load", "router", "P99, ms", "/ reference's", "mean, ms", "in SLO, %",
     "goodput, 1/s", "misses, GB", "refill, GB", "EMB share", "share moved", "decision P99, µs",
@@ -142,19 +139,6 @@ def _figures(
         svg = plots.latencies(f"{name}-latency", latency, slo_ms)
         found.append({"svg": svg, "caption": f"{where}; admitted requests of all seeds."})
     return found
-
-
-def longer_than(histogram: NDArray[Any]) -> dict[str, Floats]:
-    """Part of the requests that took longer than the end of each bin.
-
-    Args:
-        histogram: (N_BINS,) counts of latencies.
-    """
-    counted = np.cumsum(histogram)
-    longer = 1.0 - counted / max(1, int(counted[-1]))
-    edges_ms = np.array([bin_edge(i + 1) for i in range(N_BINS)]) / MS
-    shown = (longer > RARE) & (counted > 0)
-    return {"ms": edges_ms[shown], "longer": longer[shown]}
 
 
 def goodput_panels(benchmark: Benchmark, looks: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from helm_gym.benchmark.arrange import (
     load_schedules,
     load_series,
 )
-from helm_gym.benchmark.leaderboard import Line, facts, failures, is_bound, lines, save, warnings
+from helm_gym.benchmark.leaderboard import Line, facts, failures, is_bound, lines, warnings
 from helm_gym.benchmark.page import ablations, plots
 from helm_gym.benchmark.page.cells import (
     cell_section,
@@ -34,6 +33,7 @@ from helm_gym.benchmark.page.cells import (
     policy_rows,
     sustained_rows,
 )
+from helm_gym.pages import templates
 from helm_gym.pages.table import Cell, Table, number, words
 from helm_gym.runs.benchmark_stats import chance, profile
 from helm_gym.suites.paper import PREFIX
@@ -41,27 +41,6 @@ from helm_gym.suites.paper import PREFIX
 DRAWN = 5  # policies in a figure beside the reference and the bounds
 TAUS = 81
 Floats = NDArray[np.float64]
-
-
-def write_page(
-    rows: Path, page: Path, reference: str = REFERENCE, schedules: Path | None = None
-) -> Path:
-    """Write the page of a benchmark.
-
-    Args:
-        rows: file or folder of rows.
-        page: HTML file.
-        reference: policy that scores refer to.
-        schedules: as for :func:`render`.
-
-    Returns:
-        ``page``.
-
-    Raises:
-        ConfigError: there are no rows, or the page cannot be written.
-    """
-    save(render(rows, reference, schedules), page)
-    return page
 
 
 def render(where: Path, reference: str = REFERENCE, schedules: Path | None = None) -> str:
@@ -73,18 +52,13 @@ def render(where: Path, reference: str = REFERENCE, schedules: Path | None = Non
         schedules: folder of what ``helm-gym hindsight`` found; ``schedules`` beside the rows by
             default.
     """
-    from jinja2 import Environment, StrictUndefined
-
     benchmark = arrange(load_rows(where), reference)
     ranked = lines(benchmark)
     looks = _looks(benchmark, ranked)
     series = load_series(where, _keys(benchmark, list(looks)))
     optima = load_schedules(schedules or beside(where, SCHEDULES))
-    template = resources.files("helm_gym.pages").joinpath("templates/benchmark.html.j2")
-    page = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return page.from_string(template.read_text("utf-8")).render(
+    return templates.render(
+        "benchmark.html.j2",
         facts=facts(benchmark),
         warnings=warnings(benchmark),
         leaderboard=leaderboard(ranked),

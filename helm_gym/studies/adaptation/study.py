@@ -2,13 +2,11 @@
 
 Drifts: the flips of the held-out suite, another model size, and replays of logs that a user brings.
 Streams are long and never reset; seeds are those for comparisons, and rules are searched on tuning
-seeds. A finished drift is kept in the folder and not run again.
+seeds. What a policy did on a drift is kept in the folder and not run again.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from helm_gym.config.scenario import Scenario
+from helm_gym.console import make_table
 from helm_gym.errors import ConfigError
 from helm_gym.evaluation.specs import SEARCHES, make_policy
 from helm_gym.evaluation.tune import search
-from helm_gym.files import write_text
+from helm_gym.pages.table import md_cell, with_interval
 from helm_gym.provenance import code_digest, policy_digest
 from helm_gym.runs.rollout import run_policy
 from helm_gym.runs.stats import Interval, mean_interval, paired
+from helm_gym.store import digest_of, json_codec, open_store
 from helm_gym.suites import heldout
 from helm_gym.suites.seeds import EVALUATION_SEEDS, TUNING_SEEDS
 
@@ -34,7 +34,6 @@ POLICIES = (
     BASE,
     f"adapted:{BASE}",
     f"adapted(guard=false):{BASE}",
-    f"adapted(method=ppo):{BASE}",
     "balance:best",
     "hysteresis:best",
     "static:best",
@@ -97,74 +96,60 @@ def study(
         scenarios: by name.
         policies: specs, the first of which the others are compared with.
         seeds: streams per drift and policy.
-        out: folder of finished drifts.
+        out: folder; ``streams/`` in it keeps a file per drift and policy.
         threads: simulator threads.
         progress: show a progress bar on stderr.
 
     Raises:
         ConfigError: a policy is named twice or cannot be made.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     if len(set(policies)) < len(policies) or not policies:
         raise ConfigError(f"need policies, each named once; got {', '.join(policies)}")
     for spec in policies:
         if spec not in SEARCHES:
             make_policy(spec)  # so that a typo costs no time
-    out.mkdir(parents=True, exist_ok=True)
-    results = []
-    with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
-        task = bar.add_task("adapting", total=len(scenarios) * len(policies))
-        for name, scenario in scenarios.items():
-            file, key = out / f"{name}.json", _key(scenario, policies, seeds)
-            known = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-            if known.get("key") != key:
-                bar.update(task, description=name)
-                known = {"key": key, **_drift(scenario, policies, seeds, threads, bar, task)}
-                write_text(file, json.dumps(known) + "\n")
-            else:
-                bar.advance(task, len(policies))
-            results.append(known)
-    return results
+    jobs = {
+        f"{name}-{_key(scenario, policy, seeds)}": (scenario, policy, seeds, threads)
+        for name, scenario in scenarios.items()
+        for policy in policies
+    }
+    with open_store(out / "streams", json_codec()) as store:
+        found = store.complete(jobs, lambda job: _entry(*job), title="adapting", progress=progress)
+    entries = iter(found.values())
+    return [
+        {
+            "drift": scenario.name,
+            "digest": scenario.digest(),
+            "step_s": scenario.episode.step_s,
+            "entries": [next(entries) for _ in policies],
+        }
+        for scenario in scenarios.values()
+    ]
 
 
-def _key(scenario: Scenario, policies: Sequence[str], seeds: int) -> str:
-    digests = ["" if p in SEARCHES else policy_digest(p, make_policy(p)) for p in policies]
-    about = [scenario.digest(), list(policies), digests, seeds, code_digest(__name__)]
-    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+def _key(scenario: Scenario, policy: str, seeds: int) -> str:
+    digest = "" if policy in SEARCHES else policy_digest(policy, make_policy(policy))
+    return digest_of(scenario.digest(), policy, digest, seeds, code_digest(__name__))
 
 
-def _drift(
-    scenario: Scenario, policies: Sequence[str], seeds: int, threads: int, bar: Any, task: Any
-) -> Result:
-    entries = []
-    for asked in policies:
-        spec = asked
-        if asked in SEARCHES:
-            short = scenario.replace({"episode.steps": min(SEARCH_STEPS, scenario.episode.steps)})
-            spec = search(short, asked, TUNING_SEEDS[:SEARCH_SEEDS], threads=threads).best
-        policy = make_policy(spec)
-        episodes = run_policy(scenario, policy, spec, EVALUATION_SEEDS[:seeds], threads=threads)
-        learners = getattr(policy, "learners", [])
-        entries.append(
-            {
-                "asked": asked,
-                "spec": spec,
-                "figures": {name: [e.figures[name] for e in episodes] for name in FIGURES},
-                "reward": [e.series["reward"].tolist() for e in episodes],
-                "share": [e.series["emb_share"].tolist() for e in episodes],
-                "trips": [learner.trips for learner in learners],
-                "trials": [learner.trials for learner in learners],
-                "dropped": [learner.dropped for learner in learners],
-            }
-        )
-        bar.advance(task)
+def _entry(scenario: Scenario, asked: str, seeds: int, threads: int) -> dict[str, Any]:
+    """What one policy does in all streams of one drift."""
+    spec = asked
+    if asked in SEARCHES:
+        short = scenario.replace({"episode.steps": min(SEARCH_STEPS, scenario.episode.steps)})
+        spec = search(short, asked, TUNING_SEEDS[:SEARCH_SEEDS], threads=threads).best
+    policy = make_policy(spec)
+    episodes = run_policy(scenario, policy, spec, EVALUATION_SEEDS[:seeds], threads=threads)
+    learners = getattr(policy, "learners", [])
     return {
-        "drift": scenario.name,
-        "digest": scenario.digest(),
-        "step_s": scenario.episode.step_s,
-        "entries": entries,
+        "asked": asked,
+        "spec": spec,
+        "figures": {name: [e.figures[name] for e in episodes] for name in FIGURES},
+        "reward": [e.series["reward"].tolist() for e in episodes],
+        "share": [e.series["emb_share"].tolist() for e in episodes],
+        "trips": [learner.trips for learner in learners],
+        "trials": [learner.trials for learner in learners],
+        "dropped": [learner.dropped for learner in learners],
     }
 
 
@@ -184,37 +169,35 @@ def markdown(results: Sequence[Result]) -> str:
     lines = [f"| {' | '.join(COLUMNS)} |", "|---|---" + "|--:" * (len(COLUMNS) - 2) + "|"]
     for result in results:
         for entry in result["entries"]:
-            lines.append(_line(result, entry))
+            drift, policy, *numbers = _line(result, entry)
+            lines.append(f"| {' | '.join([md_cell(drift), f'`{md_cell(policy)}`', *numbers])} |")
     return "\n".join(lines) + "\n"
 
 
-def _line(result: Result, entry: Mapping[str, Any]) -> str:
+def _line(result: Result, entry: Mapping[str, Any]) -> list[str]:
+    """Cells of :data:`COLUMNS`."""
     own = {name: mean_interval(entry["figures"][name]).mean for name in FIGURES}
     tail, slo = (difference(result, entry, name) for name in ("tail_ms", "slo_satisfaction"))
     first = entry is result["entries"][0]
     found = "" if entry["asked"] == entry["spec"] else f" → {entry['spec']}"
     rewards = " ".join(f"{value:.4f}" for value in reward_by_third(entry))
-    return (
-        f"| {result['drift']} | `{entry['asked']}{found}` | {own['tail_ms']:.2f} | "
-        + ("" if first else f"{tail.mean:+.2f} [{tail.low:+.2f}, {tail.high:+.2f}]")
-        + f" | {100 * own['slo_satisfaction']:.2f} | "
-        + ("" if first else f"{100 * slo.mean:+.2f} [{100 * slo.low:+.2f}, {100 * slo.high:+.2f}]")
-        + f" | {rewards} | {sum(entry['trips']) if entry['trips'] else ''} |"
-    )
+    return [
+        result["drift"],
+        f"{entry['asked']}{found}",
+        f"{own['tail_ms']:.2f}",
+        "" if first else with_interval(tail, "+.2f"),
+        f"{100 * own['slo_satisfaction']:.2f}",
+        "" if first else with_interval(slo, "+.2f", 100.0),
+        rewards,
+        f"{sum(entry['trips'])}" if entry["trips"] else "",
+    ]
 
 
 def table(results: Sequence[Result]) -> Table:
     """The same for a terminal."""
-    from rich.table import Table
-
-    shown = Table(title="Adaptation on drifts; intervals are paired, 95 %")
-    for name in COLUMNS:
-        shown.add_column(name, justify="left" if name in ("drift", "policy") else "right")
-    for result in results:
-        for entry in result["entries"]:
-            cells = [cell.strip() for cell in _line(result, entry).strip("|").split("|")]
-            shown.add_row(*cells)
-    return shown
+    rows = [_line(result, entry) for result in results for entry in result["entries"]]
+    title = "Adaptation on drifts; intervals are paired, 95 %"
+    return make_table(COLUMNS, rows, title=title, left=2)
 
 
 def figure(results: Sequence[Result]) -> str:

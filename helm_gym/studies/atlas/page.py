@@ -10,10 +10,7 @@ from typing import Any
 import numpy as np
 
 from helm_gym._version import __version__
-from helm_gym.errors import ConfigError
-from helm_gym.evaluation.report import check_installed
-from helm_gym.files import replacing, write_text
-from helm_gym.pages.templates import markdown_templates
+from helm_gym.pages import templates
 from helm_gym.studies.atlas.plots import loss_figure, optimum_figure
 from helm_gym.studies.atlas.points import (
     FACTORS,
@@ -53,28 +50,23 @@ def save(rows: Rows, page: Path, quick: bool) -> None:
     Raises:
         ConfigError: packages are missing, or the folder cannot be written.
     """
-    check_installed()
+    templates.check_installed()
     found = pairs(rows)
     figures = {
         f"{page.stem}-optimum.svg": optimum_figure(rows),
         f"{page.stem}-loss.svg": loss_figure(found),
     }
-    try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        for name, data in figures.items():
-            with replacing(page.parent / name) as file:
-                file.write(data)
-        write_text(page, render(rows, found, page.stem, quick))
-    except OSError as error:
-        raise ConfigError(f"{page}: cannot be written ({error.strerror or error})") from None
+    for name, data in figures.items():
+        templates.write_page(page.parent / name, data)
+    templates.write_page(page, render(rows, found, page.stem, quick))
 
 
 def render(rows: Rows, found: Sequence[Pair], stem: str, quick: bool) -> str:
     """The page, Markdown."""
     rule = _rule(rows)
-    environment = markdown_templates()
     good = feasible(rows)
-    return environment.get_template("atlas.md.j2").render(
+    return templates.render(
+        "atlas.md.j2",
         version=__version__,
         warning=QUICK_WARNING if quick else "",
         stem=stem,

@@ -7,19 +7,17 @@ file are made from those files.
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import as_completed
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helm_gym.errors import ConfigError
-from helm_gym.files import remove_leftovers, replacing, write_text
-from helm_gym.processes import worker_pool
 from helm_gym.provenance import code_digest
+from helm_gym.store import digest_of, json_codec, open_store, save_rows
 from helm_gym.studies.atlas.points import NODES, Point, points, scenario_at
 from helm_gym.suites.probe import SEEDS, Figures, Probe, basin, best_share
 
@@ -152,7 +150,7 @@ def column(load: float) -> str:
 
 
 def identity(point: Point, effort: Effort) -> Row:
-    """What a row is a measurement of; a stored row with another identity is measured again."""
+    """What a row is a measurement of; a stored row is found by a digest of it."""
     scenario = scenario_at(point.values)
     need = needs(scenario)
     return {
@@ -188,62 +186,18 @@ def run_atlas(out: Path, *, quick: bool = False, jobs: int = 2, progress: bool =
         ConfigError: the folder cannot be written.
     """
     effort = QUICK if quick else FULL
-    wanted = points(quick)
-    folder = out / "points"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
-        kept = {point.key: _stored(folder, point, effort) for point in wanted}
-        missing = [point for point in wanted if kept[point.key] is None]
-        for row in _measured(missing, effort, jobs, len(wanted), progress):
-            write_text(folder / f"{row['key']}.json", json.dumps(row) + "\n")
-            kept[row["key"]] = row
-        rows = [row for row in kept.values() if row is not None]
-        save(rows, out / "atlas.parquet")
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written ({error.strerror or error})") from None
-    return rows
-
-
-def _stored(folder: Path, point: Point, effort: Effort) -> Row | None:
-    """A finished point's row, if it measures what would be measured now."""
-    try:
-        row: Row = json.loads((folder / f"{point.key}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    now = identity(point, effort)
-    return row if all(row.get(name) == value for name, value in now.items()) else None
-
-
-def _measured(
-    missing: Sequence[Point], effort: Effort, jobs: int, total: int, progress: bool
-) -> Iterator[Row]:
-    """Rows as they come; few jobs of much work each, so the pool's overhead does not matter."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
-
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task("atlas", total=total, completed=total - len(missing))
-        if jobs == 1 or len(missing) < 2:
-            for point in missing:
-                yield measure(point, effort)
-                bar.advance(task)
-            return
-        with worker_pool(min(jobs, len(missing))) as pool:
-            for future in as_completed([pool.submit(measure, point, effort) for point in missing]):
-                yield future.result()
-                bar.advance(task)
-
-
-def save(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write rows as Parquet; a column that a row lacks is null."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    with replacing(path) as file:
-        pq.write_table(pa.Table.from_pylist([{n: r.get(n) for n in names} for r in rows]), file)
+    wanted = {digest_of(identity(point, effort)): point for point in points(quick)}
+    with open_store(out / "points", json_codec()) as store:
+        found = store.complete(
+            wanted,
+            partial(measure, effort=effort),
+            processes=jobs,
+            title="atlas",
+            progress=progress,
+            transient=False,
+        )
+    save_rows(list(found.values()), out / "atlas.parquet")
+    return list(found.values())
 
 
 def load(path: str | os.PathLike[str]) -> list[Row]:

@@ -8,22 +8,28 @@ raised the alarm. Thresholds are chosen on tuning seeds and reported on evaluati
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from helm_gym.config.scenario import Scenario
+from helm_gym.console import progress_bar
 from helm_gym.envs.recovery_config import RecoveryConfig
 from helm_gym.envs.recovery_machine import N_STATE, replay
+from helm_gym.provenance import code_digest
+from helm_gym.store import digest_of, open_store
 from helm_gym.studies.bursts.streams import (
     HOUR_S,
     LOADS,
     SHAPES,
     SHARE,
+    STREAMS,
     Stream,
     record,
     replayed,
@@ -32,9 +38,7 @@ from helm_gym.studies.bursts.streams import (
 )
 from helm_gym.suites.seeds import EVALUATION_SEEDS, TUNING_SEEDS
 
-if TYPE_CHECKING:
-    from helm_gym.studies.bursts.kept import Kept
-
+STREAM_CODE = "helm_gym.studies.bursts.streams"
 AFTER_WINDOWS = 2  # after a burst's end, in which an alarm is neither right nor false
 
 P99_THRESHOLDS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0)
@@ -198,38 +202,39 @@ def plan(quick: bool, logs: Sequence[str]) -> list[tuple[Scenario, str, range, i
     return jobs
 
 
-def _reused(kept: Kept) -> str:
-    return f"recording ({kept.reused} kept from before)" if kept.reused else "recording"
-
-
 def run_study(
-    kept: Kept, *, quick: bool = False, logs: Sequence[str] = (), progress: bool = False
+    out: Path | None, *, quick: bool = False, logs: Sequence[str] = (), progress: bool = False
 ) -> Study:
     """Record every stream once, and score every detector on it.
 
     Args:
-        kept: streams that a stopped run has recorded.
+        out: folder of the study; ``streams/`` in it keeps what was recorded. None keeps nothing.
         quick: fewer seeds and windows, in a minute or so.
         logs: ``NAME=PATH`` of arrival traces, as ``helm-gym bench --log`` has them.
         progress: show a bar on stderr.
 
     Raises:
-        ConfigError: a log's reference cannot be read.
+        ConfigError: a log's reference cannot be read, or the folder cannot be written.
         LogError: its file cannot be used.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     jobs = plan(quick, logs)
+    total, done = sum(windows for *_, windows in jobs), 0
     streams: list[Stream] = []
-    with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
-        task = bar.add_task("recording", total=sum(windows for *_, windows in jobs))
-        done = 0
+    with (
+        open_store(None if out is None else out / "streams", STREAMS) as store,
+        progress_bar("recording", total, wanted=progress) as bar,
+    ):
         for job in jobs:
-            make = partial(record, *job, lambda: bar.advance(task))
-            streams.append(kept.stream(*job, make))
+            streams.append(store.piece(_key(*job), partial(record, *job, bar.advance)))
             done += job[-1]
-            bar.update(task, completed=done, description=_reused(kept))
+            bar.show(done, note=f"{store.reused} kept from before" if store.reused else "")
     first = sum(seeds[0] in TUNING_SEEDS for _, _, seeds, _ in jobs)
     tuning = score_all(streams[:first])
     return Study(tuple(tuning), tuple(score_all(streams[first:])), choose(tuning), quick)
+
+
+def _key(scenario: Scenario, kind: str, seeds: Sequence[int], windows: int) -> str:
+    """Digest of what a recording depends on, the log that it replays included."""
+    replay = scenario.workload.replay
+    log = "" if replay is None else hashlib.sha256(Path(replay.path).read_bytes()).hexdigest()
+    return digest_of(scenario.digest(), kind, list(seeds), windows, log, code_digest(STREAM_CODE))

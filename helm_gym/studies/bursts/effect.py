@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,10 @@ import numpy as np
 from helm_gym.benchmark.rows import PUBLISHED
 from helm_gym.config.scenario import Scenario
 from helm_gym.evaluation.specs import make_policy
+from helm_gym.provenance import code_digest, policy_digest
 from helm_gym.runs.rollout import Episode, run_policy
 from helm_gym.runs.stats import Interval, mean_interval
+from helm_gym.store import digest_of, json_codec, open_store
 from helm_gym.suites.paper import DATASETS, LOADS, PREFIX
 from helm_gym.suites.seeds import EVALUATION_SEEDS
 
@@ -112,24 +113,21 @@ def _figures(episodes: Sequence[Episode]) -> dict[str, tuple[float, ...]]:
     return {name: tuple(e.figures[name] for e in episodes) for name in FIGURES}
 
 
-def run_effects(kept: Any, *, quick: bool = False, progress: bool = False) -> list[Effect]:
-    """:func:`measure` every cell of :func:`plan` that is not kept already."""
-    from rich.console import Console
-    from rich.progress import track
+def run_effects(out: Path | None, *, quick: bool = False, progress: bool = False) -> list[Effect]:
+    """:func:`measure` every cell of :func:`plan` that ``effects/`` in a folder does not hold."""
+    seeds = 3 if quick else N_SEEDS
+    jobs = {_key(*cell_of(*cell), seeds): (*cell, seeds) for cell in plan(quick)}
+    with open_store(None if out is None else out / "effects", json_codec(list[Effect])) as store:
+        found = store.complete(jobs, lambda job: measure(*job), title="effects", progress=progress)
+    return [effect for effects in found.values() for effect in effects]
 
-    jobs = track(
-        plan(quick),
-        "effects",
-        console=Console(stderr=True),
-        disable=not progress,
-        transient=True,
-    )
-    seeds, found = 3 if quick else N_SEEDS, []
-    for job in jobs:
-        scenario, specs = cell_of(*job)
-        make = partial(measure, *job, seeds)
-        found += kept.effects(scenario, list(specs.values()), seeds, make)
-    return found
+
+def _key(scenario: Scenario, specs: Mapping[str, str], seeds: int) -> str:
+    """Digest of what a cell's effects depend on."""
+    bases = list(specs.values())
+    played = [*bases, *(f"{form}:{spec}" for spec in bases for form in FORMS)]
+    digests = [policy_digest(spec, make_policy(spec)) for spec in played]
+    return digest_of(scenario.digest(), played, digests, seeds, code_digest(__name__))
 
 
 def findings(effects: Sequence[Effect]) -> list[str]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from helm_gym._version import __version__
 from helm_gym.config.quantity import walk
+from helm_gym.console import make_table
 from helm_gym.envs.recovery_config import RecoveryConfig
-from helm_gym.errors import ConfigError
-from helm_gym.files import replacing, write_text
 from helm_gym.pages.plots import as_svg
-from helm_gym.pages.templates import markdown_templates
+from helm_gym.pages.templates import render, write_page
+from helm_gym.store import save_rows
 from helm_gym.studies.bursts.detection import MOST_FALSE, Score, Study
 from helm_gym.studies.bursts.effect import FORMS, Effect, findings
 from helm_gym.studies.bursts.streams import LOAD, LOADS
@@ -73,14 +73,8 @@ def _delay(score: Score) -> str:
 
 def table(study: Study) -> Table:
     """The detection table, for people."""
-    from rich.table import Table
-
-    made = Table(title="False alarms and delays (evaluation seeds)")
-    for heading in headings(study):
-        made.add_column(heading)
-    for line in lines(study):
-        made.add_row(*line)
-    return made
+    title = "False alarms and delays (evaluation seeds)"
+    return make_table(headings(study), lines(study), title=title, left=len(headings(study)))
 
 
 def curves(study: Study) -> str:
@@ -128,33 +122,20 @@ def save(study: Study, effects: Sequence[Effect], out: Path, page: Path | None =
         ConfigError: the folder cannot be written.
     """
     page = page or out / "recovery.md"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        page.parent.mkdir(parents=True, exist_ok=True)
-        scores = [{"split": "tuning", **s.row()} for s in study.tuning]
-        scores += [{"split": "evaluation", **s.row()} for s in study.scores]
-        _parquet(scores, out / "detection.parquet")
-        _parquet([row for effect in effects for row in effect.rows()], out / "effect.parquet")
-        write_text(page.with_name(FIGURE), curves(study))
-        write_text(page, text(study, effects))
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written ({error.strerror or error})") from None
+    scores = [{"split": "tuning", **s.row()} for s in study.tuning]
+    scores += [{"split": "evaluation", **s.row()} for s in study.scores]
+    save_rows(scores, out / "detection.parquet")
+    save_rows([row for effect in effects for row in effect.rows()], out / "effect.parquet")
+    write_page(page.with_name(FIGURE), curves(study))
+    write_page(page, text(study, effects))
     return page
-
-
-def _parquet(rows: list[dict[str, Any]], path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with replacing(path) as file:
-        pq.write_table(pa.Table.from_pylist(rows), file)
 
 
 def text(study: Study, effects: Sequence[Effect]) -> str:
     """The page."""
-    template = markdown_templates().get_template("recovery.md.j2")
     seeds = max(s.seeds for s in study.scores)
-    return template.render(
+    return render(
+        "recovery.md.j2",
         version=__version__,
         quick=QUICK_WARNING if study.quick else "",
         headings=headings(study),

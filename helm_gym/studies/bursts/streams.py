@@ -5,9 +5,10 @@ A stream is simulated under a static share; its signals are kept, and where its 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
@@ -17,6 +18,7 @@ from helm_gym.config.scenario import Scenario
 from helm_gym.envs.recovery_machine import N_SIGNALS, read_signals
 from helm_gym.envs.vector_env import EmbKvVectorEnv
 from helm_gym.sim.layout import Cluster
+from helm_gym.store import Codec
 from helm_gym.suites.heldout import replay_cell
 from helm_gym.suites.paper import PREFIX
 from helm_gym.workload.replay import load_replay
@@ -59,6 +61,28 @@ class Stream:
     def hours(self) -> float:
         """Of one seed."""
         return len(self.ends_s) * self.step_s / HOUR_S
+
+
+def _write(file: BinaryIO, stream: Stream) -> None:
+    about = {name: getattr(stream, name) for name in ("name", "kind", "load", "step_s")}
+    np.savez(
+        file,
+        about=np.array(json.dumps(about)),
+        signals=stream.signals,
+        ends_s=stream.ends_s,
+        bursts=np.array(stream.bursts, np.float64).reshape(-1, 2),
+    )
+
+
+def _read(file: BinaryIO) -> Stream:
+    with np.load(file, allow_pickle=False) as found:
+        about = json.loads(str(found["about"]))
+        bursts = tuple((float(start), float(stop)) for start, stop in found["bursts"])
+        return Stream(**about, signals=found["signals"], ends_s=found["ends_s"], bursts=bursts)
+
+
+STREAMS = Codec("npz", _write, _read)
+"""Streams in files; they are read back to the bit."""
 
 
 def steady(load: float) -> Scenario:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from helm_gym._version import __version__
 from helm_gym.config.scenario import Refill
-from helm_gym.pages.templates import markdown_templates
+from helm_gym.console import make_table
+from helm_gym.pages.templates import render
 from helm_gym.runs.stats import Interval
 from helm_gym.studies.refill.plan import (
     AFTER_S,
@@ -53,38 +54,35 @@ def counts(lines: Sequence[Line], other: str, figure: str) -> dict[str, int]:
 
 def tables(study: Study) -> list[Table]:
     """Tables for the terminal."""
-    from rich.table import Table
-
-    made = []
-    for title, lines, figures in (
-        ("policies", study.episodes, EPISODE),
-        ("a step of the share", study.steps, STEPPED),
-    ):
-        table = Table(title=f"{title}: {' / '.join(MODES)}, mean of {len(study.seeds)} seeds")
-        for name in ("cell", "load", "policy", *figures.values()):
-            table.add_column(name, overflow="fold")
-        for line in lines:
-            table.add_row(line.cell, f"{line.load:g}", line.policy, *cells_of(line, figures))
-        made.append(table)
-    return made
+    meaning = f"{' / '.join(MODES)}, mean of {len(study.seeds)} seeds"
+    return [
+        make_table(
+            ("cell", "load", "policy", *figures.values()),
+            [(x.cell, f"{x.load:g}", x.policy, *cells_of(x, figures)) for x in lines],
+            title=f"{title}: {meaning}",
+            left=3 + len(figures),
+            plain=True,
+        )
+        for title, lines, figures in (
+            ("policies", study.episodes, EPISODE),
+            ("a step of the share", study.steps, STEPPED),
+        )
+    ]
 
 
 def page(study: Study) -> str:
     """The study as Markdown."""
-    return (
-        markdown_templates()
-        .get_template("refill.md.j2")
-        .render(
-            study=study,
-            version=__version__,
-            paced=Refill(mode="paced"),
-            episode=EPISODE,
-            stepped=STEPPED,
-            cells_of=cells_of,
-            difference=difference,
-            counts=counts,
-            step_window=WINDOW_S,
-            after=AFTER_S,
-            starved=STARVED,
-        )
+    return render(
+        "refill.md.j2",
+        study=study,
+        version=__version__,
+        paced=Refill(mode="paced"),
+        episode=EPISODE,
+        stepped=STEPPED,
+        cells_of=cells_of,
+        difference=difference,
+        counts=counts,
+        step_window=WINDOW_S,
+        after=AFTER_S,
+        starved=STARVED,
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,13 @@ from helm_gym.baselines.balance import BalancePolicy
 from helm_gym.config.scenario import Scenario
 from helm_gym.evaluation.specs import make_policy
 from helm_gym.policy import Policy
-from helm_gym.runs.rollout import Tick, run_policy, tail_ms
+from helm_gym.provenance import code_digest, policy_digest
+from helm_gym.runs.rollout import run_policy, tail_ms
 from helm_gym.runs.stats import Interval, mean_interval, paired
 from helm_gym.seeding import streams_from_seed
 from helm_gym.sim.layout import Node
 from helm_gym.sim.simulator import Simulator
+from helm_gym.store import digest_of, json_codec, open_store
 from helm_gym.suites.seeds import EVALUATION_SEEDS
 
 MODES = ("naive", "throttled", "paced")
@@ -63,7 +66,7 @@ class Line:
     cell: str
     load: float
     policy: str
-    figures: Mapping[str, Mapping[str, tuple[float, ...]]]  # mode -> figure -> one per seed
+    figures: Mapping[str, Mapping[str, Sequence[float]]]  # mode -> figure -> one per seed
 
     def mean(self, mode: str, figure: str) -> float:
         """Mean over seeds."""
@@ -90,7 +93,8 @@ def run_study(
     cells: Sequence[str] | None = None,
     loads: Sequence[float] = LOADS,
     settings: Mapping[str, Any] | None = None,
-    tick: Tick | None = None,
+    out: Path | None = None,
+    progress: bool = False,
 ) -> Study:
     """Measure all modes.
 
@@ -100,26 +104,42 @@ def run_study(
         cells: of :data:`SHARES`; all by default.
         loads: fractions of the capacity of the best static share.
         settings: scenario settings that hold in all modes, by dotted path.
-        tick: called after every case and mode.
+        out: folder that keeps what is measured, so that a stopped study goes on; None keeps
+            nothing.
+        progress: show a progress bar on stderr.
     """
     seeds = tuple(seeds or EVALUATION_SEEDS[: 2 if quick else N_SEEDS])
     cells = tuple(cells or (QUICK if quick else SHARES))
     changes = {**({"episode.steps": 12} if quick else {}), **(settings or {})}
-    tick = tick or (lambda: None)
-    episodes, steps = [], []
-    for load in loads[-1:] if quick else loads:
-        for cell in cells:
-            scenario = cell_scenario(cell, load, changes)
-            episodes += [_line(cell, load, p, _episodes, scenario, seeds, tick) for p in POLICIES]
-            steps += [_line(cell, load, s, _steps, scenario, seeds, tick) for s in steps_of(cell)]
-    return Study(tuple(episodes), tuple(steps), seeds)
+    cases = [
+        (measure, cell, load, policy)
+        for load in (loads[-1:] if quick else loads)
+        for cell in cells
+        for measure, policies in ((_episodes, POLICIES), (_steps, steps_of(cell)))
+        for policy in policies
+    ]
+    jobs = {
+        (case, mode): Job(case[0], cell_scenario(*case[1:3], changes, mode), case[3], seeds)
+        for case in cases
+        for mode in MODES
+    }
+    keys = {asked: job.key() for asked, job in jobs.items()}
+    with open_store(None if out is None else out / "cases", json_codec()) as store:
+        found = store.complete(
+            {keys[asked]: job for asked, job in jobs.items()},
+            Job.measured,
+            title="refill",
+            progress=progress,
+        )
 
+    def lines(measure: Measure) -> tuple[Line, ...]:
+        return tuple(
+            Line(*case[1:], {mode: found[keys[case, mode]] for mode in MODES})
+            for case in cases
+            if case[0] is measure
+        )
 
-def cases(quick: bool) -> int:
-    """How often a study calls ``tick``."""
-    loads = 1 if quick else len(LOADS)
-    own = sum(len(POLICIES) + len(steps_of(cell)) for cell in (QUICK if quick else SHARES))
-    return loads * own * len(MODES)
+    return Study(lines(_episodes), lines(_steps), seeds)
 
 
 def steps_of(cell: str) -> list[str]:
@@ -128,47 +148,52 @@ def steps_of(cell: str) -> list[str]:
     return [f"{begin:g} to {begin + STEP:g}" for begin in begins]
 
 
-def cell_scenario(cell: str, load: float, changes: Mapping[str, Any]) -> Scenario:
-    """A cell of the paper suite at a load."""
+def cell_scenario(cell: str, load: float, changes: Mapping[str, Any], mode: str) -> Scenario:
+    """A cell of the paper suite at a load, with a refill mode."""
     scenario = Scenario.load(f"paper-v1-{cell}")
-    return scenario.replace({"workload.load": load, **changes})
+    return scenario.replace({"workload.load": load, **changes, "refill.mode": mode})
 
 
-Measure = Callable[[Scenario, str, Sequence[int]], Mapping[str, tuple[float, ...]]]
+Figures = Mapping[str, Sequence[float]]  # figure -> one value per seed
+Measure = Callable[[Scenario, str, Sequence[int]], Figures]
 
 
-def _line(
-    cell: str,
-    load: float,
-    policy: str,
-    measure: Measure,
-    scenario: Scenario,
-    seeds: Sequence[int],
-    tick: Tick,
-) -> Line:
-    figures = {}
-    for mode in MODES:
-        figures[mode] = measure(scenario.replace({"refill.mode": mode}), policy, seeds)
-        tick()
-    return Line(cell, load, policy, figures)
+@dataclass(frozen=True)
+class Job:
+    """One case under one mode."""
+
+    measure: Measure
+    scenario: Scenario
+    policy: str
+    seeds: tuple[int, ...]
+
+    def key(self) -> str:
+        """Digest of what the figures depend on."""
+        stepped = self.measure is _steps
+        digest = "" if stepped else policy_digest(self.policy, _made(self.policy))
+        code = code_digest(__name__)
+        return digest_of(self.scenario.digest(), self.policy, digest, self.seeds, code)
+
+    def measured(self) -> Figures:
+        """The figures."""
+        return self.measure(self.scenario, self.policy, self.seeds)
 
 
-def _episodes(
-    scenario: Scenario, policy: str, seeds: Sequence[int]
-) -> Mapping[str, tuple[float, ...]]:
-    made: Policy = WrongStart() if policy == WRONG else make_policy(policy)
-    found = run_policy(scenario, made, policy, seeds)
-    return {name: tuple(episode.figures[name] for episode in found) for name in EPISODE}
+def _made(policy: str) -> Policy:
+    return WrongStart() if policy == WRONG else make_policy(policy)
 
 
-def _steps(
-    scenario: Scenario, policy: str, seeds: Sequence[int]
-) -> Mapping[str, tuple[float, ...]]:
+def _episodes(scenario: Scenario, policy: str, seeds: Sequence[int]) -> Figures:
+    found = run_policy(scenario, _made(policy), policy, seeds)
+    return {name: [episode.figures[name] for episode in found] for name in EPISODE}
+
+
+def _steps(scenario: Scenario, policy: str, seeds: Sequence[int]) -> Figures:
     """``policy`` is written as "0.45 to 0.65"."""
     begin, end = (float(share) for share in policy.split(" to "))
     simulator = Simulator(scenario.replace({"episode.step_s": 1.0}))
     each = [_one_step(simulator, begin, end, seed) for seed in seeds]
-    return {name: tuple(one[name] for one in each) for name in STEPPED}
+    return {name: [one[name] for one in each] for name in STEPPED}
 
 
 def _one_step(simulator: Simulator, begin: float, end: float, seed: int) -> dict[str, float]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,14 @@ from helm_gym.benchmark.arrange import Row
 from helm_gym.benchmark.hindsight import distance
 from helm_gym.benchmark.replay import setting_of
 from helm_gym.benchmark.rows import OK
+from helm_gym.console import progress_bar
 from helm_gym.errors import ConfigError, HelmGymError
 from helm_gym.evaluation.specs import make_policy
 from helm_gym.files import write_text
 from helm_gym.provenance import policy_digest
 from helm_gym.runs.bank import Bank, Timed
 from helm_gym.runs.rollout import run_policy
+from helm_gym.store import writing
 from helm_gym.studies.results.plan import System
 
 Floats = NDArray[np.float64]
@@ -79,11 +80,13 @@ def measure(
         if known != _digest(_known(row, schedules)):
             groups.setdefault((row["scenario_digest"], row["policy"], row["spec"]), []).append(row)
     notes: list[str] = []
-    with _bar(len(groups), progress) as advance:
+    title = "distance to the hindsight optimum"
+    with progress_bar(title, len(groups), wanted=progress) as bar:
         for those in groups.values():
             entries |= _measured(those, schedules, notes)
-            write_text(file, json.dumps(entries, indent=1) + "\n")
-            advance()
+            with writing(file):
+                write_text(file, json.dumps(entries, indent=1) + "\n")
+            bar.advance()
     return {k: float(e["distance"]) for k, e in entries.items() if k in keys}, notes
 
 
@@ -133,13 +136,3 @@ def _known(row: Row, schedules: Schedules) -> Floats:
 
 def _digest(shares: Floats) -> str:
     return hashlib.sha256(np.asarray(shares, np.float64).tobytes()).hexdigest()[:16]
-
-
-@contextmanager
-def _bar(of: int, wanted: bool) -> Iterator[Any]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), disable=not wanted, transient=True) as bar:
-        task = bar.add_task("distance to the hindsight optimum", total=of)
-        yield lambda: bar.update(task, advance=1)

@@ -6,7 +6,6 @@ Sections are data (:class:`Section`), so Markdown and HTML say the same. Nothing
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -20,11 +19,10 @@ from helm_gym.benchmark.arrange import (
     load_rows,
     load_schedules,
 )
-from helm_gym.benchmark.leaderboard import save
 from helm_gym.benchmark.page.cells import policy_rows
 from helm_gym.benchmark.replay import setting_of
-from helm_gym.pages.table import Cell, Table
-from helm_gym.pages.templates import markdown_templates
+from helm_gym.pages.table import Table
+from helm_gym.pages.templates import render, write_page
 from helm_gym.studies.results import distance as controller_distance
 from helm_gym.studies.results import tables
 from helm_gym.studies.results.plan import (
@@ -56,7 +54,7 @@ from helm_gym.studies.results.targets import (
 )
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
+    pass
 
 WHAT = {
     FULL: "all layers, one network and nothing tuned in any cell",
@@ -135,9 +133,9 @@ def write(study: Study, page: Path, html: Path | None, notes: Sequence[str], com
         ConfigError: a file cannot be written.
     """
     known = _context(study, notes, command)
-    save(markdown(known), page)
+    write_page(page, markdown(known))
     if html is not None:
-        save(as_html({**known, "sections": [*known["sections"], everything(study)]}), html)
+        write_page(html, as_html({**known, "sections": [*known["sections"], everything(study)]}))
 
 
 def verdicts(study: Study) -> list[str]:
@@ -150,34 +148,12 @@ def verdicts(study: Study) -> list[str]:
 
 def markdown(context: dict[str, Any]) -> str:
     """The page as Markdown."""
-    environment = markdown_templates()
-    environment.filters |= {"cell": _cell}
-    return environment.get_template("results.md.j2").render(**context)
+    return render("results.md.j2", **context)
 
 
 def as_html(context: dict[str, Any]) -> str:
     """The page as one HTML file."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("helm_gym.pages"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"code": _code}
-    return environment.get_template("results.html.j2").render(**context)
-
-
-def _cell(cell: Cell) -> str:
-    """A cell of a Markdown table, which its text cannot end."""
-    text = f"{cell.text} {cell.note}".strip()
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
-
-
-def _code(text: str) -> Markup:
-    """Backticks as ``<code>``, everything else escaped."""
-    from markupsafe import Markup, escape
-
-    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
+    return render("results.html.j2", **context)
 
 
 def _context(study: Study, notes: Sequence[str], command: str) -> dict[str, Any]:

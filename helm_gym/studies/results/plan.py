@@ -166,11 +166,6 @@ def use_searches(jobs: Sequence[Job], file: Path, out: Path) -> Found:
         for row in read_rows(file)
         if row["spec"] and (row["scenario_digest"], row["asked_digest"]) in wanted
     ]
-    parts = out / PARTS
-    try:
-        parts.mkdir(parents=True, exist_ok=True)
-        if rows and not (parts / part_name(rows)).exists():
-            write_rows(rows, parts / part_name(rows))
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written ({error.strerror or error})") from None
+    if rows and not (out / PARTS / part_name(rows)).exists():
+        write_rows(rows, out / PARTS / part_name(rows))
     return Found(len({(r["scenario_digest"], r["asked_digest"]) for r in rows}), len(searches))

@@ -12,9 +12,7 @@ import numpy as np
 
 from helm_gym._version import __version__
 from helm_gym.benchmark.rows import Row
-from helm_gym.errors import ConfigError
-from helm_gym.files import write_text
-from helm_gym.pages.templates import markdown_templates
+from helm_gym.pages.templates import render, write_page
 from helm_gym.runs.stats import Interval, mean_interval
 from helm_gym.studies.routers.plan import BLIND, REFERENCE, VARIANTS, Study
 from helm_gym.suites.paper import PREFIX
@@ -170,32 +168,25 @@ def save(study: Study, page: Path) -> None:
     """
     headings, cells = by_cell(study)
     seeds = sorted({row["seed"] for row in study.rows})
-    text = (
-        markdown_templates()
-        .get_template("routers.md.j2")
-        .render(
-            version=__version__,
-            warning=QUICK_WARNING if study.quick else "",
-            findings=findings(study),
-            headings=HEADINGS,
-            lines=[line.cells() for line in lines(study)],
-            cell_headings=headings,
-            cells=cells,
-            seeds=f"{seeds[0]} to {seeds[-1]}",
-            n_seeds=len(seeds),
-            loads=", ".join(f"{x:g}" for x in sorted({row["load"] for row in study.rows})),
-            steps=study.rows[0]["steps"],
-            asked=study.asked,
-            reference=REFERENCE,
-            variants={
-                name: ", ".join(f"`{k}: {v}`" for k, v in settings.items())
-                for name, settings in VARIANTS.items()
-            },
-            blind=BLIND,
-        )
+    text = render(
+        "routers.md.j2",
+        version=__version__,
+        warning=QUICK_WARNING if study.quick else "",
+        findings=findings(study),
+        headings=HEADINGS,
+        lines=[line.cells() for line in lines(study)],
+        cell_headings=headings,
+        cells=cells,
+        seeds=f"{seeds[0]} to {seeds[-1]}",
+        n_seeds=len(seeds),
+        loads=", ".join(f"{x:g}" for x in sorted({row["load"] for row in study.rows})),
+        steps=study.rows[0]["steps"],
+        asked=study.asked,
+        reference=REFERENCE,
+        variants={
+            name: ", ".join(f"`{k}: {v}`" for k, v in settings.items())
+            for name, settings in VARIANTS.items()
+        },
+        blind=BLIND,
     )
-    try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        write_text(page, text)
-    except OSError as error:
-        raise ConfigError(f"{page}: cannot be written ({error.strerror or error})") from None
+    write_page(page, text)

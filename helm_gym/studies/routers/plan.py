@@ -8,10 +8,9 @@ routing differs.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,12 @@ from helm_gym.benchmark.rows import FAILED, Row
 from helm_gym.benchmark.run import run_bench
 from helm_gym.config.routers import ROUTERS
 from helm_gym.config.scenario import Scenario
+from helm_gym.console import progress_bar
 from helm_gym.errors import ConfigError, HelmGymError, nearest
 from helm_gym.evaluation.bench_staged import resolve
 from helm_gym.evaluation.specs import make_policy
-from helm_gym.files import replacing, write_text
 from helm_gym.provenance import code_digest
+from helm_gym.store import digest_of, json_codec, open_store, save_rows
 from helm_gym.suites.paper import CELLS, PREFIX
 from helm_gym.suites.splits import TEST, check_frozen, check_test_seeds
 
@@ -141,14 +141,20 @@ def run_routers(
     plan = _plan(names, loads, routers, apart, steps)
     if not is_search(policy):
         make_policy(policy)
-    out.mkdir(parents=True, exist_ok=True)
     shares: dict[str, str] = {}
     rows: list[Row] = []
     live = plan[REFERENCE, Age(0.0, False)]
-    with _bar(len(live) + len(plan), progress) as advance:
+    with (
+        open_store(out / "searches", json_codec(str)) as store,
+        progress_bar("routers", len(live) + len(plan), wanted=progress, transient=False) as bar,
+    ):
         for setting in live:
-            shares[_place(setting)] = _spec(setting.scenario, policy, out)
-            advance(f"{_place(setting)}: {shares[_place(setting)]}")
+            spec = policy
+            if is_search(policy):
+                key = digest_of(setting.scenario.digest(), policy, code_digest(resolve.__module__))
+                spec = store.piece(key, partial(resolve, setting.scenario, policy))
+            shares[_place(setting)] = spec
+            bar.advance(note=f"{_place(setting)}: {spec}")
         for (router, age), settings in plan.items():
             if age.staleness_ms not in apart:
                 continue  # was there for the search alone
@@ -156,11 +162,13 @@ def run_routers(
             folder = out / router / age.name.replace(", ", "-").replace(" ", "")
             found = run_bench(jobs, folder, processes=processes)
             rows += [{**row, "router_label": router, "age": age.name} for row in found.rows]
-            advance(f"{router}, {age.name}")
+            bar.advance(note=f"{router}, {age.name}")
     bad = [row for row in rows if row["status"] == FAILED]
     if bad:
         raise HelmGymError(f"{bad[0]['router_label']} in {bad[0]['cell']}: {bad[0]['reason']}")
-    _save(rows, out / "routers.parquet")
+    left_out = ("share_by_window", "p99_by_window", "latency", "scenario")  # are in the folders
+    kept = [{name: v for name, v in row.items() if name not in left_out} for row in rows]
+    save_rows(kept, out / "routers.parquet")
     return Study(rows, shares, policy, quick)
 
 
@@ -197,37 +205,3 @@ def _setting(scenario: Scenario, load: float, router: str, age: Age, steps: int)
     settings = {"router.name": router, **VARIANTS.get(router, {}), **age.settings}
     changes = changes_of(scenario, load, settings["router.name"], steps)
     return Setting(PREFIX, scenario.name, scenario.replace({**changes, **settings}), shipped=False)
-
-
-def _spec(scenario: Scenario, policy: str, out: Path) -> str:
-    """The policy, or what its search finds; found once and kept beside the rows."""
-    if not is_search(policy):
-        return policy
-    path = out / "searches.json"
-    kept: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
-    key = f"{scenario.digest()} {policy} {code_digest(resolve.__module__)}"
-    if key not in kept:
-        kept[key] = resolve(scenario, policy)
-        write_text(path, json.dumps(kept, indent=1))
-    return kept[key]
-
-
-def _save(rows: Sequence[Row], path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    kept = ("share_by_window", "p99_by_window", "latency", "scenario")  # are in the folders
-    table = pa.Table.from_pylist([{k: v for k, v in r.items() if k not in kept} for r in rows])
-    with replacing(path) as file:
-        pq.write_table(table, file, compression="zstd")
-
-
-@contextmanager
-def _bar(total: int, wanted: bool) -> Iterator[Any]:
-    from rich.console import Console
-    from rich.progress import Progress, TextColumn, TimeElapsedColumn
-
-    columns = (*Progress.get_default_columns(), TimeElapsedColumn(), TextColumn("{task.fields[n]}"))
-    with Progress(*columns, console=Console(stderr=True), disable=not wanted) as bar:
-        task = bar.add_task("routers", total=total, n="")
-        yield lambda note: bar.update(task, advance=1, n=note)

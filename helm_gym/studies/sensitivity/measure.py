@@ -8,7 +8,6 @@ happens to an operator whose traffic does not care about our assumptions.
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ from helm_gym.evaluation.tune import OBJECTIVE
 from helm_gym.provenance import code_digest, policy_digest
 from helm_gym.runs.rollout import Episode, run_policy
 from helm_gym.sim.lowering import lower
+from helm_gym.store import digest_of
 from helm_gym.suites.capacity import SATISFACTION, SEED, highest_rate, mixes_of, satisfaction
 from helm_gym.suites.seeds import EVALUATION_SEEDS, TUNING_SEEDS
 
@@ -202,7 +202,7 @@ def key_of(task: Task, print_: str) -> str:
     """Digest of everything that a measurement's result depends on."""
     policies = {spec: _digest_of(spec) for spec in task.specs}
     told = [print_, asdict(task.budget), policies, code_digest(__name__), task.scenario]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    return digest_of(told)
 
 
 def _digest_of(spec: str) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helm_gym._version import __version__
-from helm_gym.errors import ConfigError
-from helm_gym.files import replacing, write_text
+from helm_gym.console import make_table
+from helm_gym.pages.templates import render, write_page
+from helm_gym.store import save_rows
 from helm_gym.studies.sensitivity.effects import (
     NONE,
     Effect,
@@ -198,18 +198,10 @@ def _named(rows: Sequence[Row], effect: Effect | None = None) -> str:
 
 def table(study: Study, width: int = WIDE) -> Table:
     """The variants, to print; a narrow window gets fewer columns."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
     title = f"{study.scenario.name}: assumed numbers, one at a time"
-    found = Table(title=title, box=box.SIMPLE_HEAVY, pad_edge=False)
-    shown = None if width >= WIDE else NARROW
-    for heading in headings(study)[:shown]:
-        found.add_column(escape(heading), overflow="fold")
-    for line in cells(study):
-        found.add_row(*(escape(cell) for cell in line[:shown]))
-    return found
+    shown = len(headings(study)) if width >= WIDE else NARROW
+    rows = [line[:shown] for line in cells(study)]
+    return make_table(headings(study)[:shown], rows, title=title, left=shown, plain=True)
 
 
 def save(study: Study, out: Path, page: Path | None = None) -> Path:
@@ -224,46 +216,31 @@ def save(study: Study, out: Path, page: Path | None = None) -> Path:
     Returns:
         The page's path.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     from helm_gym.studies.sensitivity.plots import tornado
 
     page = page or out / "sensitivity.md"
-    try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(out / "sensitivity.parquet") as file:
-            pq.write_table(pa.Table.from_pylist(flat_rows(study)), file)
-        for kind in ("svg", "png"):
-            with replacing(page.with_suffix(f".{kind}")) as file:
-                file.write(tornado(study, kind))
-        write_text(page, markdown(study, page.with_suffix(".svg").name))
-    except OSError as error:
-        raise ConfigError(f"{page}: cannot be written ({error.strerror or error})") from None
+    save_rows(flat_rows(study), out / "sensitivity.parquet")
+    for kind in ("svg", "png"):
+        write_page(page.with_suffix(f".{kind}"), tornado(study, kind))
+    write_page(page, markdown(study, page.with_suffix(".svg").name))
     return page
 
 
 def markdown(study: Study, picture: str) -> str:
     """The page, with a reference to its picture."""
-    from jinja2 import Environment, StrictUndefined
-
-    text = resources.files("helm_gym.pages").joinpath("templates/sensitivity.md.j2")
-    env = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     notes = {(r.variant.number, r.variant.note) for r in study.rows if r.variant.note}
-    return (
-        env.from_string(text.read_text("utf-8")).render(
-            scenario=study.scenario,
-            warning=QUICK_WARNING if study.quick else "",
-            budget=study.budget,
-            alike=round(100 * ALIKE),
-            version=__version__,
-            digest=study.scenario.digest(),
-            picture=picture,
-            findings=findings(study),
-            headings=headings(study),
-            lines=cells(study),
-            notes=sorted({note.split(" ")[0] + " moves with " + name for name, note in notes}),
-            left=study.left,
-        )
-        + "\n"
+    return render(
+        "sensitivity.md.j2",
+        scenario=study.scenario,
+        warning=QUICK_WARNING if study.quick else "",
+        budget=study.budget,
+        alike=round(100 * ALIKE),
+        version=__version__,
+        digest=study.scenario.digest(),
+        picture=picture,
+        findings=findings(study),
+        headings=headings(study),
+        lines=cells(study),
+        notes=sorted({note.split(" ")[0] + " moves with " + name for name, note in notes}),
+        left=study.left,
     )

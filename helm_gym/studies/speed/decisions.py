@@ -19,6 +19,7 @@ from helm_gym.agents.controller.controller import HelmController
 from helm_gym.agents.controller.telemetry import ClusterColumn, NodeColumn, Site, empty
 from helm_gym.agents.models.layers import layers_of
 from helm_gym.agents.models.trained import TrainedPolicy
+from helm_gym.console import make_table
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -190,15 +191,14 @@ def measure(
 
 
 def table(timings: list[Timing]) -> Any:
-    """A rich table."""
-    from rich.table import Table
-
-    found = Table("", "nodes", "from", "median (us)", "P99 (us)", "fastest (us)", "cold (us)")
+    """One row per timing."""
+    rows = []
     for row in timings:
         figures = [f"{value:.2f}" for value in (row.median, row.p99, row.fastest, row.cold)]
         shown = [f"skipped: {row.skipped}", "", "", ""] if row.skipped else figures
-        found.add_row(row.name, str(row.nodes), row.begins, *shown)
-    return found
+        rows.append((row.name, str(row.nodes), row.begins, *shown))
+    headings = ("", "nodes", "from", "median (us)", "P99 (us)", "fastest (us)", "cold (us)")
+    return make_table(headings, rows, left=7)
 
 
 def _controller(base: TrainedPolicy, nodes: int, off: dict[str, Any]) -> Callable[[], object]:

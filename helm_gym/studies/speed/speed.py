@@ -23,11 +23,13 @@ from gymnasium.vector import AutoresetMode
 
 from helm_gym.config.scenario import Scenario
 from helm_gym.envs.vector_env import EmbKvVectorEnv
+from helm_gym.files import write_text
 from helm_gym.provenance import machine, versions
 from helm_gym.runs import warmup as starts
 from helm_gym.seeding import streams_from_seed
 from helm_gym.sim.layout import Node
 from helm_gym.sim.simulator import Simulator
+from helm_gym.store import writing
 from helm_gym.studies.speed import yardsticks
 
 if TYPE_CHECKING:
@@ -288,10 +290,8 @@ def run_speed(
     speed = measure(quick, cold, progress)
     console.print(speed_table(speed, quick))
     if out is not None:
-        from helm_gym.files import write_text
-
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, json.dumps(as_dict(speed, quick), indent=1) + "\n")
+        with writing(out):
+            write_text(out, json.dumps(as_dict(speed, quick), indent=1) + "\n")
         console.print(f"figures: {out}", markup=False, highlight=False)
     return speed
 

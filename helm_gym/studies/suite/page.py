@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helm_gym._version import __version__
 from helm_gym.config.scenario import SCENARIOS, Scenario
+from helm_gym.console import make_table
 from helm_gym.errors import ConfigError
-from helm_gym.files import write_text
-from helm_gym.pages.templates import markdown_templates
+from helm_gym.pages.templates import render
 from helm_gym.suites.paper import (
     CELLS,
     FINE,
@@ -142,14 +142,7 @@ def facts(shown: Sequence[Shown]) -> list[Fact]:
 
 def table(shown: Sequence[Shown]) -> Table:
     """Optimum, basin and P99 of every cell and load."""
-    from rich.table import Table
-
-    found = Table(title="P99-optimal static share by cell and load")
-    for heading in HEADINGS:
-        found.add_column(heading, justify="left" if heading == "cell" else "right")
-    for line in lines(shown):
-        found.add_row(*line)
-    return found
+    return make_table(HEADINGS, lines(shown), title="P99-optimal static share by cell and load")
 
 
 HEADINGS = ("cell", "load", "requests/s", "share", "within 2 %", "P99, ms", "one share for all")
@@ -178,8 +171,8 @@ def lines(shown: Sequence[Shown]) -> list[list[str]]:
 def page(shown: Sequence[Shown], folder: Path = SCENARIOS) -> str:
     """The suite's page, Markdown."""
     scenarios = [Scenario.load(str(folder / f"{cell.name}.yaml")) for cell in CELLS]
-    environment = markdown_templates()
-    return environment.get_template("suite.md.j2").render(
+    return render(
+        "suite.md.j2",
         version=__version__,
         facts=facts(shown),
         headings=HEADINGS,
@@ -202,13 +195,3 @@ def _assumed(scenario: Scenario) -> dict[str, Any]:
         "capacity": work.capacity_rps_per_node.value,
         "source": work.capacity_rps_per_node.source,
     }
-
-
-def save(shown: Sequence[Shown], out: Path, say: Callable[[str], None] = print) -> None:
-    """Write the page."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, page(shown))
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written ({error.strerror or error})") from None
-    say(f"page: {out}")

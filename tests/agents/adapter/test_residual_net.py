@@ -34,11 +34,10 @@ def decide(
     weights: ResidualWeights,
     seen: NDArray[np.float64],
     gate: float = 1.0,
-    offset: float = 0.0,
 ) -> NDArray[np.float64]:
     out = np.full(len(seen), 7.0)
-    ones = np.ones(len(seen))
-    forward(weights, BOUND, seen, gate * ones, offset * ones, scratch_for(weights), out)
+    gates = np.full(len(seen), gate)
+    forward(weights, BOUND, seen, gates, scratch_for(weights), out)
     return out
 
 
@@ -54,13 +53,11 @@ def test_decisions_are_what_learning_thinks_they_are() -> None:
     np.testing.assert_allclose(found, BOUND * outputs(weights, features()), rtol=0, atol=1e-15)
 
 
-def test_gate_and_offset_are_applied_within_the_bound() -> None:
+def test_the_gate_fades_the_residual_out() -> None:
     weights = trained(scale=0.1)
     plain = decide(weights, features())
     np.testing.assert_allclose(decide(weights, features(), gate=0.5), 0.5 * plain, atol=1e-16)
-    np.testing.assert_allclose(decide(weights, features(), offset=0.01), plain + 0.01, atol=1e-16)
-    assert np.array_equal(decide(weights, features(), offset=9.0), np.full(NODES, BOUND))
-    assert np.array_equal(decide(weights, features(), gate=0.0, offset=9.0), np.zeros(NODES))
+    assert np.array_equal(decide(weights, features(), gate=0.0), np.zeros(NODES))
 
 
 def test_it_never_leaves_the_bound_and_is_zero_where_it_is_not_finite() -> None:

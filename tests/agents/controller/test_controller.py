@@ -22,11 +22,13 @@ from helm_gym.agents.controller.telemetry import (
     ClusterColumn,
     NodeColumn,
     Reason,
+    Site,
     empty,
 )
 from helm_gym.agents.layers.helm import load_base
+from helm_gym.agents.models.actor import Actor
 from helm_gym.agents.models.layers import layers_of
-from helm_gym.agents.models.trained import Actor, TrainedPolicy
+from helm_gym.agents.models.trained import TrainedPolicy
 from helm_gym.agents.models.view import STEPS
 from helm_gym.envs.recovery_config import RecoveryConfig
 from helm_gym.envs.recovery_machine import Stage
@@ -60,7 +62,7 @@ def test_it_decides_as_the_policy_with_the_learners_weights_copied_in(nodes: int
         adapted.learn()
         learner = adapted.learners[0]
         moved = max(moved, float(np.abs(learner.weights.w3).max()))
-        pair.controller.load_adapter(learner.weights, learner.gate, learner.offset)
+        pair.controller.load_adapter(learner.weights, learner.gate)
     assert moved > 0.0 and Stage.BURST in stages  # all three layers had a say
     assert pair.controller.held.sum() == 0
 
@@ -125,7 +127,7 @@ def test_networks_of_other_sizes_and_views(
         made[f"bias{n}"] = rng.normal(0.0, 0.1, outputs).astype(np.float32)
     other = load_base("released")
     other.card = base.card.model_copy(update={"view": view})
-    other._actor = Actor("ppo", made, chooses=chooses)
+    other.actor = Actor("ppo", made, chooses=chooses)
     controller = HelmController(SITE, 5, base=other, adapter=None, recovery=None)
     for seed in range(5):
         given = controller.decide(example(5, seed))
@@ -228,7 +230,7 @@ ANYTHING = st.floats(allow_nan=True, allow_infinity=True, width=64)
 )
 def test_shares_stay_in_range_whatever_comes(changes: Any, where: Any) -> None:
     controller = HelmController(SITE, 3)
-    controller.load_adapter(restless_weights(), offset=0.1)
+    controller.load_adapter(restless_weights())
     for telemetry in (example(3), np.where(where, changes, example(3)), example(3, 1), changes):
         given = controller.decide(np.ascontiguousarray(telemetry))
         assert np.isfinite(given).all() and (given >= 0.1).all() and (given <= 0.9).all()
@@ -240,7 +242,9 @@ def test_shares_stay_in_range_whatever_comes(changes: Any, where: Any) -> None:
     "telemetry",
     [
         np.zeros((3, N_COLUMNS)), np.zeros((5, N_COLUMNS - 1)), np.zeros(7), None,
-        np.zeros((5, N_COLUMNS), np.float32), np.zeros((N_COLUMNS, 5)).T,
+        np.zeros((5, N_COLUMNS), np.float32), np.zeros((N_COLUMNS, 5)).T, [], [[0.0]], "telemetry",
+        np.zeros((5, N_COLUMNS), ">f8"), np.zeros((5, N_COLUMNS)).view(np.recarray), set(),
+        np.broadcast_to(0.0, (5, N_COLUMNS)), np.array([["a"]]),
     ],
 )  # fmt: skip
 def test_telemetry_of_another_kind_is_refused_and_changes_nothing(telemetry: Any) -> None:
@@ -310,6 +314,10 @@ def test_reset_forgets_everything() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: Site(step_s=5.0), "Site: slo_s: Field required"),
+        (lambda: Site(**{**SITE.model_dump(), "slo_s": "soon"}), "Site: slo_s: .*'soon'"),
+        (lambda: Site(**{**SITE.model_dump(), "slo_s": np.nan}), "Site: slo_s: .*finite"),
+        (lambda: Site(**SITE.model_dump(), slo=0.1), "slo: unknown key; did you mean 'slo_s'"),
         (lambda: HelmController(SITE, 0), "at least one node"),
         (lambda: HelmController(SITE.model_copy(update={"slo_s": 0.0}), 1), "slo_s=0"),
         (lambda: HelmController(SITE.model_copy(update={"initial_share": 2.0}), 1), "order"),
@@ -318,7 +326,7 @@ def test_reset_forgets_everything() -> None:
         (lambda: HelmController(SITE, 1, adapter=None).load_adapter(restless_weights()), "no resi"),
         (lambda: HelmController(SITE, 1).load_adapter(initial_weights(7, 0)), "hidden, inputs"),
         (
-            lambda: HelmController(SITE, 1).load_adapter(restless_weights(), offset=np.nan),
+            lambda: HelmController(SITE, 1).load_adapter(restless_weights(), gate=np.nan),
             "not finite",
         ),
     ],

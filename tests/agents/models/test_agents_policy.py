@@ -17,7 +17,8 @@ from agents_small import train_small
 from small import SMALL
 from stable_baselines3 import PPO
 
-from helm_gym.agents.models.trained import CARD, TrainedPolicy
+from helm_gym.agents.models.files import CARD
+from helm_gym.agents.models.trained import TrainedPolicy
 from helm_gym.envs.observation import FEATURES
 from helm_gym.envs.vector_env import EmbKvVectorEnv
 from helm_gym.errors import CheckpointError, PolicyError

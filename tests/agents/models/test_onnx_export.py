@@ -10,7 +10,9 @@ import pytest
 
 from helm_gym.agents.layers.helm import load_base
 from helm_gym.agents.models import onnx as onnx_export
-from helm_gym.agents.models.trained import Actor, Card, TrainedPolicy
+from helm_gym.agents.models.actor import Actor
+from helm_gym.agents.models.card import Card
+from helm_gym.agents.models.trained import TrainedPolicy
 from helm_gym.errors import ConfigError
 
 
@@ -38,11 +40,11 @@ def test_the_graph_decides_as_the_policy(
         base = load_base("released")
     other = load_base("released-continuous")
     arrays = {}
-    for n, (weight, bias) in enumerate(base._actor._layers):
+    for n, (weight, bias) in enumerate(base.actor.layers):
         arrays[f"weight{n}"], arrays[f"bias{n}"] = weight, bias
     arrays["weight0"] = arrays["weight0"][:, : view.inputs]
     other.card = base.card.model_copy(update={"view": view})
-    other._actor = Actor("ppo", arrays, chooses=chooses)
+    other.actor = Actor("ppo", arrays, chooses=chooses)
     path = onnx_export.export(other, tmp_path / "folder" / "base.onnx")
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(nodes)

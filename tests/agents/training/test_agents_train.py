@@ -25,6 +25,7 @@ from helm_gym.agents.training.interrupt import TrainingInterrupted
 from helm_gym.agents.training.plan import Plan, RunFolder
 from helm_gym.agents.training.train import resume
 from helm_gym.errors import CheckpointError, ConfigError
+from helm_gym.store import locked
 
 SCRIPT = Path(__file__).parents[2] / "agents_small.py"
 
@@ -223,7 +224,7 @@ def test_an_unfinished_run_is_named_and_overwrite_replaces_it(
 def test_two_processes_cannot_train_into_one_folder(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     with (
-        RunFolder(tmp_path).locked(),
+        locked(tmp_path),
         pytest.raises(ConfigError, match="another process"),
     ):
         train_small(tmp_path)

@@ -1,0 +1,1 @@
+"""Running policies on seeds, and the statistics of what comes out."""
