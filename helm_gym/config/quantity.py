@@ -139,8 +139,8 @@ Rate = Annotated[Positive, within(1e-6, 1e18)]
 Seconds = Annotated[Positive, within(1e-3, 1e9)]
 """From a millisecond to 30 years."""
 
-Milliseconds = Annotated[Positive, within(1e-3, 1e12)]
-"""From a microsecond to 30 years, which stands for never."""
+Milliseconds = Annotated[Positive, within(1e-6, 1e12)]
+"""From a nanosecond to 30 years, which stands for never."""
 
 Gigabytes = Annotated[Positive, within(1e-6, 1e6)]
 """From a kilobyte to a petabyte."""
@@ -154,8 +154,8 @@ Processors = Annotated[Positive, within(1, 1e5)]
 Tokens = Annotated[Positive, within(1, 1 << 20)]
 """Tokens or items of one request: up to a million, as every count of them has its GPU time."""
 
-Logarithm = Annotated[Number, within(-25, 25)]
-"""Mean of a natural logarithm: the median lies between 1e-11 and 1e11."""
+Logarithm = Annotated[Number, within(-100, 25)]
+"""Mean of a natural logarithm: the median lies below 1e11, and may be next to nothing."""
 
 Spread = Annotated[Positive, within(1e-6, 10)]
 """Standard deviation of a natural logarithm."""
