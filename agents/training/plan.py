@@ -21,7 +21,8 @@ from helm_gym.agents.training.hyperparameters import (
     settings_class,
 )
 from helm_gym.agents.training.scenarios import Suite, TrainingSet, training_set, whole
-from helm_gym.config.quantity import Frozen, read_yaml
+from helm_gym.config.quantity import Frozen
+from helm_gym.config.safe_yaml import read_yaml
 from helm_gym.config.scenario import Scenario
 from helm_gym.envs.action import Layout
 from helm_gym.envs.observation import FEATURES

@@ -236,7 +236,7 @@ def _train_config(
     A rule to correct that options name was typed by a person; one in the file has to be allowed.
     """
     from helm_gym.agents.training.plan import TrainConfig
-    from helm_gym.config.quantity import read_yaml
+    from helm_gym.config.safe_yaml import read_yaml
     from helm_gym.evaluation.specs import from_file
 
     asked: dict[str, Any] = {}

@@ -85,17 +85,14 @@ def _root(
 
 def parse_pairs(settings: Sequence[str] | None) -> dict[str, Any]:
     """``["a.b=1"]`` as ``{"a.b": 1}``; values are YAML, so numbers, true and lists work."""
-    import yaml
+    from helm_gym.config.safe_yaml import parse_setting
 
     found = {}
     for setting in settings or ():
         path, equals, value = setting.partition("=")
         if not (path and equals):
             raise ConfigError(f"--set {setting}: write PATH=VALUE, as in --set workload.load=0.9")
-        try:
-            found[path.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {setting}: {value!r} is not YAML ({error})") from None
+        found[path.strip()] = parse_setting(value, f"--set {setting}")
     return found
 
 
