@@ -1,17 +1,16 @@
 """The policies without learning, by name: ``static:0.45``, ``balance``, ``aimd:up=0.02``.
 
-:func:`make_rule` reads their specs. It names nothing else, so a file may hold such a spec: whoever
-reads it runs this package's code only.
+:func:`make_rule` reads their specs. It imports nothing that is not part of this package, unless a
+person allows it, so a file may hold such a spec.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
-from dataclasses import is_dataclass
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from collections.abc import Collection, Mapping
+from dataclasses import fields
+from typing import Any
 
-from helm_gym.baselines.balance import BalancePolicy
+from helm_gym.baselines.balance import Balance
 from helm_gym.baselines.bandits import SlidingUcb, Thompson
 from helm_gym.baselines.feedback import Aimd, Hill, Hysteresis, Pid
 from helm_gym.baselines.kv_opt import KvEmbOpt, KvOpt
@@ -24,104 +23,93 @@ from helm_gym.baselines.marginal import (
 )
 from helm_gym.baselines.miss_ratio_curves import MissRatioCurves
 from helm_gym.baselines.mpc import Mpc
+from helm_gym.baselines.own import check_allowed, is_own, make_own
 from helm_gym.baselines.rule import Rule
 from helm_gym.baselines.schedule import SchedulePolicy
 from helm_gym.baselines.static import StaticPolicy
 from helm_gym.errors import ConfigError, nearest
 from helm_gym.policy import Policy
+from helm_gym.spec_grammar import Spec, parse_settings, parse_spec
 
 RULES: Mapping[str, type[Rule]] = {
     rule.NAME: rule
     for rule in (
-        KvOpt, KvEmbOpt, Aimd, Pid, Hysteresis, Hill, Cliffhanger, MarginalHits, HitsPerSlab,
-        TailAge, RobinHood, MissRatioCurves, Mpc, SlidingUcb, Thompson,
+        Balance, KvOpt, KvEmbOpt, Aimd, Pid, Hysteresis, Hill, Cliffhanger, MarginalHits,
+        HitsPerSlab, TailAge, RobinHood, MissRatioCurves, Mpc, SlidingUcb, Thompson,
     )
 }  # fmt: skip
 """Classical policies by the name that a spec begins with; docs/baselines.md describes each."""
 
-SETTINGS: Mapping[str, type[Any]] = {"balance": BalancePolicy, **RULES}
-"""Names whose spec goes on with settings, written ``name=value`` and parted by commas."""
-
 STATIC, SCHEDULE = "static", "schedule"
-NAMES = (STATIC, SCHEDULE, *SETTINGS)
+NAMES = (STATIC, SCHEDULE, *RULES)
 """What the spec of a policy without learning begins with."""
+BEST = "best"
+"""What stands after the colon where a search is to find the settings."""
 
 FORMS: Mapping[str, str] = {
     STATIC: "static:0.45 (that share for ever) or static:best (grid search)",
     SCHEDULE: "schedule:PATH (a file of helm-gym hindsight)",
-    "balance": "balance, balance:gain=0.6,bias=0.05,max_move=0.06,control=node or balance:best",
-    **{name: f"{name}, {name}:SETTING=VALUE,... or {name}:best" for name in RULES},
+    **{name: f"{name}, {name}:SETTING=VALUE,... or {name}:{BEST}" for name in RULES},
+    Balance.NAME: "balance, balance:gain=0.6,bias=0.05,max_move=0.06,control=node or balance:best",
 }
 """How each of them is written."""
 
 
-def make_rule(spec: str) -> Policy:
+def make_rule(spec: str, allow: Collection[str] = (), where: str = "the spec") -> Policy:
     """Make the policy without learning that a spec names.
 
     Args:
-        spec: in one of :data:`FORMS`.
+        spec: in one of :data:`FORMS`, or a class of :mod:`helm_gym.baselines.own`.
+        allow: such classes that may be imported.
+        where: the spec comes from, for errors.
 
     Raises:
         ConfigError: the spec names none, or a setting of it is wrong.
     """
-    kind, _, rest = spec.strip().partition(":")
-    if kind == STATIC:
-        return _static(spec, rest)
-    if kind == SCHEDULE:
-        return _schedule(spec, rest)
-    if kind in SETTINGS:
-        return _with_settings(spec, kind, rest)
+    parsed = parse_spec(spec)
+    if parsed.kind == STATIC:
+        return _static(parsed)
+    if parsed.kind == SCHEDULE:
+        return _schedule(parsed)
+    if parsed.kind in RULES:
+        return _rule(parsed)
+    if is_own(parsed.text):
+        check_allowed(parsed.text, where, allow)
+        return make_own(parsed.text, NAMES)
     raise ConfigError(
-        f"{spec!r} is no policy without learning{nearest(kind, NAMES)}; write one of "
+        f"{spec!r} is no policy without learning{nearest(parsed.kind, NAMES)}; write one of "
         f"{', '.join(NAMES)}"
     )
 
 
-def _static(spec: str, rest: str) -> Policy:
+def _rule(spec: Spec) -> Policy:
+    """Make a policy of :data:`RULES`; which values its settings may have it says itself."""
+    where, form, rule = f"policy {spec.text!r}", FORMS[spec.kind], RULES[spec.kind]
+    if spec.inside is not None and spec.argument:
+        raise ConfigError(f"{where}: {spec.argument!r} follows its settings; write {form}")
+    known = [setting.name for setting in fields(rule) if setting.init]
+    settings = parse_settings(spec.settings, where, form, known, (BEST,))
     try:
-        share = float(rest)
-    except ValueError:
-        hint = nearest(f"static:{rest}", ("static:best",)) if rest.isalpha() else ""
-        raise ConfigError(f"policy {spec!r} needs a share{hint}; write {FORMS['static']}") from None
-    return StaticPolicy(share)
+        policy: Any = rule(**settings)  # type: ignore[arg-type]
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    made: Policy = policy
+    return made
 
 
-def _with_settings(spec: str, name: str, rest: str) -> Policy:
-    """Make a policy of :data:`SETTINGS`; what values its settings may have it says itself."""
-    known = settings_of(SETTINGS[name])
-    settings: dict[str, Any] = {}
-    for pair in rest.split(",") if rest else ():
-        setting, equals, value = (part.strip() for part in pair.partition("="))
-        if setting not in known or not equals:
-            raise ConfigError(
-                f"policy {spec!r}: {pair.strip()!r} is no setting{nearest(setting, known)}; write "
-                f"{FORMS[name]}"
-            )
-        settings[setting] = _number(spec, setting, value) if known[setting] else value
-    policy: Policy = SETTINGS[name](**settings)
-    return policy
-
-
-def settings_of(policy: type[Any]) -> dict[str, bool]:
-    """Settings that a class takes, and whether each is a number, by its annotations."""
-    hints = get_type_hints(policy if is_dataclass(policy) else policy.__init__, include_extras=True)
-    return {name: _numeric(hints[name]) for name in inspect.signature(policy).parameters}
-
-
-def _numeric(hint: Any) -> bool:
-    if get_origin(hint) is Annotated:
-        return _numeric(get_args(hint)[0])
-    return hint in (int, float) or any(_numeric(part) for part in get_args(hint))
-
-
-def _number(spec: str, name: str, value: str) -> float:
+def _static(spec: Spec) -> Policy:
     try:
-        return float(value)
+        return StaticPolicy(float(spec.argument if spec.inside is None else ""))
+    except ConfigError:
+        raise
     except ValueError:
-        raise ConfigError(f"policy {spec!r}: {name} needs a number, got {value!r}") from None
+        hint = nearest(spec.text, (f"{STATIC}:{BEST}",)) if spec.argument.isalpha() else ""
+        raise ConfigError(
+            f"policy {spec.text!r} needs a share{hint}; write {FORMS[STATIC]}"
+        ) from None
 
 
-def _schedule(spec: str, rest: str) -> Policy:
-    if not rest:
-        raise ConfigError(f"policy {spec!r} needs a file; write {FORMS['schedule']}")
-    return SchedulePolicy(rest)
+def _schedule(spec: Spec) -> Policy:
+    if not spec.argument or spec.inside is not None:
+        raise ConfigError(f"policy {spec.text!r} needs a file; write {FORMS[SCHEDULE]}")
+    return SchedulePolicy(spec.argument)

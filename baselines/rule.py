@@ -77,7 +77,7 @@ class Rule:
         if len(seen.share) != self._rows:
             self._rows = len(seen.share)
             self.begin(seen)
-        move = np.clip(self.target(seen) - seen.share, -self.max_move, self.max_move)
+        move = np.clip(self.move(seen), -self.max_move, self.max_move)
         return np.clip(seen.share + move, 0.0, 1.0).reshape(len(obs), -1)
 
     def state(self) -> dict[str, Any]:
@@ -94,8 +94,12 @@ class Rule:
     def begin(self, seen: Signals) -> None:
         """Set up the state of every row, from the window before its first decision."""
 
+    def move(self, seen: Signals) -> Floats:
+        """(R,) changes of the rows' shares, before they are limited; asked once per decision."""
+        return self.target(seen) - seen.share
+
     def target(self, seen: Signals) -> Floats:
-        """(R,) shares that the rows should have; asked once per decision."""
+        """(R,) shares that the rows should have, for a rule that does not override :meth:`move`."""
         raise NotImplementedError
 
 

@@ -9,13 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from helm_gym.config.quantity import Frozen, Number, Positive, Quantity
-from helm_gym.config.workload import Count, assumed, within
+from helm_gym.config.quantity import (
+    Count,
+    Factor,
+    Fraction,
+    Frozen,
+    Quantity,
+    Seconds,
+    Weight,
+    within,
+)
+from helm_gym.config.workload import assumed
 from helm_gym.envs.observation import FAST_S
 from helm_gym.envs.recovery_machine import N_PARAMS, Param
 
 Floats = NDArray[np.float64]
-Share = Annotated[Number, within(0.0, 1.0)]
 STEP_S = 5.0  # of a decision, where nobody says otherwise
 
 
@@ -33,32 +41,32 @@ def _chosen(value: float, low: float, high: float, unit: str, why: str) -> Any:
 class RecoveryConfig(Frozen):
     """Everything that the burst machine may be told; an infinite threshold is written as None."""
 
-    p99_sigmas: Positive | None = _chosen(12.0, 2.0, 20.0, "sd", "HELM has 3")
-    p99_average_s: Positive = _ours(50.0, 20.0, 200.0, "s", "ten decisions")
-    p99_least: Number = _ours(0.0, 0.0, 1.0, "SLO", "no P99 below this is an alarm")
-    rate_sigmas: Positive | None = _chosen(1.0, 0.5, 12.0, "sd", "threshold of the CUSUM")
-    rate_slack: Number = _chosen(2.0, 0.5, 3.0, "sd", "with 1 an evening's rise is a burst")
-    rate_average_s: Positive = _ours(120.0, 60.0, 600.0, "s", "as the slow arrival rate")
-    rate_rise: Share = _ours(0.1, 0.05, 1.0, "1", "of the level's speed, upward")
-    rate_start_sd: Positive = _ours(0.1, 0.03, 0.3, "ln", "before any is measured")
-    rate_least_sd: Positive = _chosen(0.06, 0.03, 0.12, "ln", "however steady the traffic was")
-    queue_sum: Positive | None = _chosen(0.1, 0.05, 2.0, "deadlines", "threshold of the CUSUM")
-    queue_slack: Number = _chosen(0.05, 0.0, 0.2, "deadlines", "growth that is not looked at")
+    p99_sigmas: Factor | None = _chosen(12.0, 2.0, 20.0, "sd", "HELM has 3")
+    p99_average_s: Seconds = _ours(50.0, 20.0, 200.0, "s", "ten decisions")
+    p99_least: Weight = _ours(0.0, 0.0, 1.0, "SLO", "no P99 below this is an alarm")
+    rate_sigmas: Factor | None = _chosen(1.0, 0.5, 12.0, "sd", "threshold of the CUSUM")
+    rate_slack: Weight = _chosen(2.0, 0.5, 3.0, "sd", "with 1 an evening's rise is a burst")
+    rate_average_s: Seconds = _ours(120.0, 60.0, 600.0, "s", "as the slow arrival rate")
+    rate_rise: Fraction = _ours(0.1, 0.05, 1.0, "1", "of the level's speed, upward")
+    rate_start_sd: Factor = _ours(0.1, 0.03, 0.3, "ln", "before any is measured")
+    rate_least_sd: Factor = _chosen(0.06, 0.03, 0.12, "ln", "however steady the traffic was")
+    queue_sum: Factor | None = _chosen(0.1, 0.05, 2.0, "deadlines", "threshold of the CUSUM")
+    queue_slack: Weight = _chosen(0.05, 0.0, 0.2, "deadlines", "growth that is not looked at")
     warm_up: Count = _ours(4.0, 1.0, 12.0, "windows", "before the first alarm")
-    burst_learning: Share = _ours(0.25, 0.0, 1.0, "1", "of the averages, in a burst")
-    burst_grow: Share = _ours(0.06, 0.0, 0.2, "share", "EMB may grow per decision in a burst")
-    burst_shrink: Share = _ours(0.06, 0.0, 0.2, "share", "and shrink: HELM's largest increment")
-    burst_pace: Share = _ours(1.0, 0.0, 1.0, "1", "of refill in a burst; slower gained nothing")
-    hot_high: Share = _ours(0.9, 0.3, 1.0, "1", "hot-user share from which KV is leaned to")
-    lean: Share = _ours(0.0, 0.0, 0.2, "share", "toward KV")
-    calm_sigmas: Positive = _ours(2.0, 1.0, 4.0, "sd", "ln rate above average, of a calm window")
-    calm_queue: Positive = _ours(0.2, 0.05, 1.0, "deadlines", "longest queue of a calm window")
-    calm_windows: Annotated[Count, within(1)] = _ours(1.0, 1.0, 6.0, "windows", "in a row")
-    longest_s: Positive = _ours(60.0, 30.0, 600.0, "s", "burst; longer is a new normal")
+    burst_learning: Fraction = _ours(0.25, 0.0, 1.0, "1", "of the averages, in a burst")
+    burst_grow: Fraction = _ours(0.06, 0.0, 0.2, "share", "EMB may grow per decision in a burst")
+    burst_shrink: Fraction = _ours(0.06, 0.0, 0.2, "share", "and shrink: HELM's largest increment")
+    burst_pace: Fraction = _ours(1.0, 0.0, 1.0, "1", "of refill in a burst; slower gained nothing")
+    hot_high: Fraction = _ours(0.9, 0.3, 1.0, "1", "hot-user share from which KV is leaned to")
+    lean: Fraction = _ours(0.0, 0.0, 0.2, "share", "toward KV")
+    calm_sigmas: Factor = _ours(2.0, 1.0, 4.0, "sd", "ln rate above average, of a calm window")
+    calm_queue: Factor = _ours(0.2, 0.05, 1.0, "deadlines", "longest queue of a calm window")
+    calm_windows: Annotated[Count, within(1, 1e6)] = _ours(1.0, 1.0, 6.0, "windows", "in a row")
+    longest_s: Seconds = _ours(60.0, 30.0, 600.0, "s", "burst; longer is a new normal")
     steps: Count = _ours(2.0, 0.0, 6.0, "1", "of recovery")
-    step_windows: Annotated[Count, within(1)] = _ours(1.0, 1.0, 6.0, "windows", "of each")
-    longest_step: Annotated[Count, within(1)] = _ours(3.0, 1.0, 12.0, "windows", "of each")
-    recover_move: Share = _ours(0.18, 0.02, 0.6, "share", "thrice HELM's largest increment")
+    step_windows: Annotated[Count, within(1, 1e6)] = _ours(1.0, 1.0, 6.0, "windows", "of each")
+    longest_step: Annotated[Count, within(1, 1e6)] = _ours(3.0, 1.0, 12.0, "windows", "of each")
+    recover_move: Fraction = _ours(0.18, 0.02, 0.6, "share", "thrice HELM's largest increment")
 
     @classmethod
     def strict(cls) -> RecoveryConfig:

@@ -169,9 +169,12 @@ def open_store(
         try:
             yield store
         except KeyboardInterrupt as error:
+            if str(error):  # says already how to go on
+                raise
             kept = f"{store.reused + store.made} finished pieces are kept in {folder}"
-            goes_on = f"stopped; {kept}, and the same command goes on with the rest"
-            raise KeyboardInterrupt(str(error) or goes_on) from None
+            raise KeyboardInterrupt(
+                f"stopped; {kept}, and the same command goes on with the rest"
+            ) from None
 
 
 class Store(Generic[PieceT]):

@@ -36,6 +36,7 @@ LAYERS: dict[str, float] = {
     "helm_gym.files": 0,
     "helm_gym.lazy": 0,
     "helm_gym.processes": 0,
+    "helm_gym.spec_grammar": 0,
     "helm_gym.units": 0,
     "helm_gym.console": 0,
     "helm_gym.store": 0,

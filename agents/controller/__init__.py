@@ -1,6 +1,6 @@
 """The deployed controller: ``controller`` decides, ``telemetry`` says what it has to be given.
 
-``path``, ``kernels`` and ``weights`` are the compiled decision behind it.
+``path`` and ``networks`` are the compiled decision behind it.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ needs no torch. docs/controller.md says how to wire it to a serving system.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -45,9 +46,11 @@ class HelmController:
         anchor: planned share, and how far the base is followed; None leaves it out.
         max_age: periods after which a node's telemetry is stale.
         seed: of the residual.
+        allow: classes, as ``module:Class``, that the base's file may name.
 
     Raises:
-        ConfigError: the base is of a kind that this cannot run, or a number is out of its range.
+        ConfigError: the base is of a kind that this cannot run, it names code that is not
+            allowed, or a number is out of its range.
         CheckpointError: the base's file cannot be used.
     """
 
@@ -62,11 +65,12 @@ class HelmController:
         anchor: Anchor | None = None,
         max_age: float = MAX_AGE,
         seed: int = 0,
+        allow: Collection[str] = (),
     ) -> None:
         _check(site, nodes, max_age)
         self.site, self.nodes, self._seed = site, nodes, seed
         self.anchor = anchor if anchor is not None and anchor.ties else None
-        self.policy = load_base(base) if isinstance(base, str) else base
+        self.policy = load_base(base, allow) if isinstance(base, str) else base
         if adapter is not None and adapter.method == "none":
             adapter = None  # it decides as the base
         self._adapter = adapter.reaching(self.policy) if adapter else None

@@ -178,21 +178,3 @@ class AdaptedPolicy(Wrapper):
         self.learners = [self._begin(row, n, inputs) for row, n in enumerate(state["nodes"])]
         for learner, own in zip(self.learners, state["learners"], strict=True):
             learner.restore(own)
-
-
-def settings_of_spec(spec: str, text: str) -> ResidualConfig:
-    """The config that ``adapted(...)`` names: ``name=value`` parted by commas.
-
-    Raises:
-        ConfigError: a setting does not exist or has no such value.
-    """
-    settings: dict[str, Any] = {}
-    for pair in text.split(",") if text.strip() else ():
-        name, equals, value = (part.strip() for part in pair.partition("="))
-        if not equals:
-            raise ConfigError(
-                f"policy {spec!r}: {pair.strip()!r} is no setting; write "
-                "adapted(bound=0.1,step=0.002):BASE"
-            )
-        settings[name] = value
-    return ResidualConfig.parse(settings, f"policy {spec!r}")

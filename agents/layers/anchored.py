@@ -23,11 +23,9 @@ from pydantic import Field
 
 from helm_gym.agents.models.card import share_range
 from helm_gym.config.quantity import Frozen
-from helm_gym.errors import ConfigError, nearest
 from helm_gym.policy import Policy, Wrapper
 
 Array = NDArray[Any]
-HINT = "write anchored(at=0.35,follow=0.5):BASE"
 
 
 class Anchor(Frozen):
@@ -75,23 +73,3 @@ class AnchoredPolicy(Wrapper):
         if not self.anchor.ties:
             return shares
         return np.clip(self.anchor.blend(shares), self.low, self.high)
-
-
-def anchor_of_spec(spec: str, text: str) -> Anchor:
-    """The anchor that ``anchored(...)`` names: ``at=SHARE`` and perhaps ``follow=PART``.
-
-    Raises:
-        ConfigError: a setting is missing, does not exist or has no such value.
-    """
-    found: dict[str, Any] = {}
-    for pair in text.split(",") if text.strip() else ():
-        name, equals, value = (part.strip() for part in pair.partition("="))
-        if name not in Anchor.model_fields or not equals:
-            raise ConfigError(
-                f"policy {spec!r}: {pair.strip()!r} is no setting"
-                f"{nearest(name, tuple(Anchor.model_fields))}; {HINT}"
-            )
-        found[name] = value
-    if "at" not in found:
-        raise ConfigError(f"policy {spec!r}: has no planned share, at=; {HINT}")
-    return Anchor.parse(found, f"policy {spec!r}")

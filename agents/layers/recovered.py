@@ -18,29 +18,6 @@ PRESET = "extended"
 _SHARE = [feature.name for feature in FEATURES[PRESET]].index("emb_share")
 
 
-def read_settings(written: str) -> RecoveryConfig:
-    """Settings as a spec has them: nothing, ``strict``, or ``name=value`` parted by commas.
-
-    Raises:
-        ConfigError: a pair cannot be read, or a setting does not exist or has a wrong value.
-    """
-    if written.strip() == "strict":
-        return RecoveryConfig.strict()
-    found: dict[str, float | None] = {}
-    for pair in written.split(",") if written.strip() else ():
-        name, equals, value = (part.strip() for part in pair.partition("="))
-        try:
-            found[name] = None if value == "off" else float(value)
-        except ValueError:
-            equals = ""
-        if not equals:
-            raise ConfigError(
-                f"recovery({written}): {pair.strip()!r} is no setting; write name=value with a "
-                "number, or off for a threshold, or strict alone"
-            )
-    return RecoveryConfig.parse(found, f"recovery({written})")
-
-
 class RecoveredPolicy(Wrapper):
     """Lets a policy decide, and overrides it in a burst and after it.
 

@@ -9,6 +9,7 @@ an algorithm, ``ppo-continuous.safetensors``.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from helm_gym.agents.models.card import TITLES
@@ -36,7 +37,7 @@ def released(algorithm: str, name: str = NAME) -> Path:
         CheckpointError: there is none.
     """
     path = FOLDER / f"{algorithm}{name.removeprefix(NAME)}{SUFFIX}"
-    if not path.is_file():
+    if not os.path.isfile(path):
         known = ", ".join(sorted(map(_spec, FOLDER.glob(f"*{SUFFIX}"))))
         raise CheckpointError(f"{algorithm}:{name} does not come with helm_gym; {known} do")
     return path

@@ -7,7 +7,7 @@ where the models lie that come with the package.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +28,24 @@ class TrainedPolicy:
 
     Args:
         path: a ``model.zip``, the run folder that holds one, or a released ``.safetensors``.
+        allow: classes, as ``module:Class``, that may be imported if the file names one: the rule
+            of a person's own that the model was trained around.
 
     Raises:
         CheckpointError: the file is missing, truncated, or not a model of helm_gym, or it was
             trained on observations that this version does not have.
+        ConfigError: it names code that is not allowed.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], allow: Collection[str] = ()) -> None:
         file = Path(path)
-        self.path = file / "model.zip" if file.is_dir() else file
+        self.path = file / "model.zip" if os.path.isdir(file) else file
         self.card, self.actor = load(self.path)
         view = self.card.view
         # A network that decides for one node at a time is run on every node of a cluster.
         self.control: str = "per_node" if view.control == "node" else view.control
         self.observation: str = view.observation
-        self._base = view.load_base()
+        self._base = view.load_base(allow, str(self.path))
         corrected = self._base is not None and names_share(self._base)
         self.names_share = view.action == "target" or (view.action == "residual" and corrected)
 
@@ -104,19 +107,20 @@ class TrainedPolicy:
             )
 
 
-def load_trained(algorithm: str, name: str) -> TrainedPolicy:
+def load_trained(algorithm: str, name: str, allow: Collection[str] = ()) -> TrainedPolicy:
     """Load the policy of the spec ``ALGORITHM:NAME``.
 
     Args:
         algorithm: that trained it, a key of :data:`helm_gym.agents.models.card.TITLES`.
         name: ``released``, ``released-VARIANT``, a model file, or a run folder.
+        allow: see :class:`TrainedPolicy`.
 
     Raises:
         CheckpointError: the file cannot be used.
-        ConfigError: the file is a model of another algorithm.
+        ConfigError: the file is a model of another algorithm, or names code that is not allowed.
     """
     is_ours = released.is_released(name)
-    policy = TrainedPolicy(released.released(algorithm, name) if is_ours else name)
+    policy = TrainedPolicy(released.released(algorithm, name) if is_ours else name, allow)
     made_by = policy.card.algorithm
     if made_by != algorithm:
         raise ConfigError(

@@ -13,6 +13,7 @@ is an index; ``action`` says what it means:
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 import numpy as np
@@ -106,11 +107,20 @@ class View(Frozen):
             shares = base.act(observations) + self.bound * output
         return np.clip(shares, self.share_min, self.share_max).astype(np.float32)
 
-    def load_base(self) -> Policy | None:
-        """The rule that a residual corrects, or None."""
+    def load_base(self, allow: Collection[str] = (), where: str = "the view") -> Policy | None:
+        """The rule that a residual corrects, or None.
+
+        Args:
+            allow: classes, as ``module:Class``, that may be imported for it.
+            where: the file that holds this view, for errors.
+
+        Raises:
+            ConfigError: there is no such rule, it reads another observation, or it names code
+                that is not allowed.
+        """
         if self.action != "residual":
             return None
-        base = make_rule(self.base)
+        base = make_rule(self.base, allow, where)
         _, observation = view_of(base)
         if observation != self.observation:
             raise ConfigError(

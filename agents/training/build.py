@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,15 +21,24 @@ from helm_gym.envs.vector_env import EmbKvVectorEnv
 from helm_gym.suites.splits import VALIDATION
 
 
-def make_env(plan: Plan, threads: int | None = None, validate: bool = False) -> AgentVecEnv:
-    """The environment of a plan, as the network sees it; to train, or to validate on."""
+def make_env(
+    plan: Plan, threads: int | None = None, validate: bool = False, allow: Collection[str] = ()
+) -> AgentVecEnv:
+    """The environment of a plan, as the network sees it.
+
+    Args:
+        plan: of the run.
+        threads: simulator threads; up to two by default.
+        validate: to choose weights on, not to train on.
+        allow: classes, as ``module:Class``, that may be imported as the rule to correct.
+    """
     settings = plan.settings
     threads = threads or min(2, _cores())
     group = 1 if validate else settings.group
     if plan.training_set is not None:
         known = plan.training_set
         mixture = _mixture(plan, known.validation if validate else known.training, threads)
-        return AgentVecEnv(Sb3VecEnv(mixture, info_keys=()), plan.view(), group)
+        return AgentVecEnv(Sb3VecEnv(mixture, info_keys=()), plan.view(), group, allow)
     vector_env = EmbKvVectorEnv(
         settings.validation_clusters if validate else settings.clusters,
         scenario=plan.scenario,
@@ -39,7 +48,7 @@ def make_env(plan: Plan, threads: int | None = None, validate: bool = False) -> 
         autoreset_mode=AutoresetMode.SAME_STEP,
         threads=threads,
     )
-    return AgentVecEnv(Sb3VecEnv(vector_env, info_keys=()), plan.view(), group)
+    return AgentVecEnv(Sb3VecEnv(vector_env, info_keys=()), plan.view(), group, allow)
 
 
 def _mixture(plan: Plan, parts: Sequence[Part], threads: int) -> MixtureVectorEnv:
@@ -63,13 +72,15 @@ def make_model(plan: Plan, env: AgentVecEnv) -> Any:
     return algorithm_of(plan.algorithm).make(plan, env)
 
 
-def make_validator(plan: Plan, threads: int | None = None) -> Validator:
-    """Validation as the plan has it."""
+def make_validator(
+    plan: Plan, threads: int | None = None, allow: Collection[str] = ()
+) -> Validator:
+    """Validation as the plan has it; see :func:`make_env`."""
     every, first_seed = plan.settings.validate_every, FIRST_SEED
     if plan.training_set is not None:
         every = every if plan.training_set.validation else 0
         first_seed = VALIDATION.seeds.start
-    env = make_env(plan, threads, validate=True) if every else None
+    env = make_env(plan, threads, True, allow) if every else None
     return Validator(env, plan.scenario.episode.steps, every, first_seed)
 
 

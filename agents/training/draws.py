@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from helm_gym.agents.training import capacity as randomise
+from helm_gym.agents.training import randomise
 from helm_gym.config.quantity import Frozen
 from helm_gym.config.scenario import Scenario
 from helm_gym.provenance import code_digest

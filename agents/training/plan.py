@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,17 @@ from helm_gym.agents.training.hyperparameters import (
     settings_class,
 )
 from helm_gym.agents.training.scenarios import Suite, TrainingSet, training_set, whole
-from helm_gym.config.quantity import Frozen, read_yaml
+from helm_gym.config.quantity import Frozen
+from helm_gym.config.safe_yaml import read_yaml
 from helm_gym.config.scenario import Scenario
 from helm_gym.envs.action import Layout
 from helm_gym.envs.observation import FEATURES
 from helm_gym.envs.reward import Reward, RewardConfig
 from helm_gym.errors import CheckpointError, ConfigError, nearest
 from helm_gym.files import write_text
-from helm_gym.provenance import versions
+from helm_gym.provenance import code_digest, versions
 
+TRAINS = "helm_gym.agents.training.train"  # the module behind every run
 PACKAGES = ("numpy", "numba", "gymnasium", "torch", "stable-baselines3")
 
 
@@ -39,7 +41,7 @@ class TrainConfig(Frozen):
     ``scenario`` or ``suite``, not both. In a suite every scenario takes the ``overrides``, the
     number of clusters is rounded up to as many for each scenario and load unless it is given, and
     ``spread`` above 0 randomises what the scenarios assume, as
-    :mod:`helm_gym.agents.training.capacity` says.
+    :mod:`helm_gym.agents.training.randomise` says.
     """
 
     algorithm: Algorithm = "ppo"
@@ -63,6 +65,12 @@ class TrainConfig(Frozen):
     torch_threads: int = Field(default=1, gt=0)  # two can be slower on a shared machine
     checkpoint_s: float = Field(default=60.0, ge=0)  # seconds between checkpoints; 0: every update
     max_minutes: float | None = Field(default=None, gt=0)  # makes the result depend on the speed
+
+
+def typed_names(config: TrainConfig) -> tuple[str, ...]:
+    """The class that a config names as the rule to correct; whoever made the config typed it."""
+    base = config.settings.get("base")
+    return (base,) if isinstance(base, str) else ()
 
 
 class Plan(Frozen):
@@ -89,7 +97,7 @@ class Plan(Frozen):
 
     @classmethod
     def of(cls, config: TrainConfig, progress: bool = False) -> Plan:
-        """Look up scenario and settings.
+        """Look up scenario and settings of a config that a person made.
 
         Args:
             config: what is asked for.
@@ -122,7 +130,7 @@ class Plan(Frozen):
             algorithm=config.algorithm,
             training_set=suite,
         )
-        plan.check()
+        plan.check(typed_names(config))
         if config.decisions is None:
             return plan
         updates = -(-config.decisions // plan.rollout)
@@ -202,8 +210,12 @@ class Plan(Frozen):
             versions=training_versions(self.algorithm),
         )
 
-    def check(self) -> None:
-        """Raise a :class:`ConfigError` for what would fail only when training begins."""
+    def check(self, allow: Collection[str] = ()) -> None:
+        """Raise a :class:`ConfigError` for what would fail only when training begins.
+
+        Args:
+            allow: classes, as ``module:Class``, that may be imported as the rule to correct.
+        """
         settings = self.settings
         settings.batch(self.layout.rows)
         if settings.clusters % settings.group:
@@ -215,7 +227,7 @@ class Plan(Frozen):
                 f"coherence is of a cluster's nodes, which are rows only with control 'node', not "
                 f"{self.control!r}; leave it out"
             )
-        self.view().load_base()
+        self.view().load_base(allow, "the plan")
         if self.training_set is not None:
             self.training_set.check()
         Reward(RewardConfig.load(self.reward), self.scenario, self.layout)
@@ -339,6 +351,9 @@ class RunFolder:
 
 
 def training_versions(algorithm: str) -> dict[str, str]:
-    """Versions of what decides the weights that an algorithm ends with, to the last bit."""
+    """What decides the weights that an algorithm ends with, to the last bit.
+
+    Versions of packages, and the digest of all code that trains.
+    """
     extra = ("sb3-contrib",) if algorithm == "recurrent-ppo" else ()
-    return versions(*PACKAGES, *extra)
+    return {**versions(*PACKAGES, *extra), "training code": code_digest(TRAINS)}

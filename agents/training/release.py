@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from helm_gym.agents.models.files import read, write_released
+from helm_gym.agents.models.trained import TrainedPolicy
 from helm_gym.agents.training import seeds
 from helm_gym.agents.training.curves import read_curves, spread_of
 from helm_gym.agents.training.plan import RunFolder
@@ -14,24 +16,27 @@ from helm_gym.agents.training.plan import RunFolder
 REWARD = "validation_reward"  # column of a run's curve
 
 
-def release(run: Path, path: Path) -> Path:
+def release(run: Path, path: Path, allow: Collection[str] = ()) -> Path:
     """Write the model of a finished run as a released one.
 
     Args:
         run: its folder, or that of a training with several seeds, whose best one is taken.
         path: where to, ending in ``.safetensors``; the card is written beside it.
+        allow: see :class:`~helm_gym.agents.models.trained.TrainedPolicy`.
 
     Returns:
         ``path``.
 
     Raises:
         CheckpointError: the run has no model yet, or its file is damaged.
+        ConfigError: the model names code that is not allowed.
     """
     several = _seeds_of(run)
     if several:
         run = run / str(
             next(r["folder"] for r in several["runs"] if r["seed"] == several["chosen"])
         )
+    TrainedPolicy(run, allow)  # refuses what nobody could use
     card, arrays = read(run / "model.zip")
     about = {"trained": _trained(run), "curve": _curve(run / "curve.csv")}
     if several:

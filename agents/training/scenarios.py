@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import Field
 
-from helm_gym.agents.training.capacity import LOAD
 from helm_gym.agents.training.draws import Job, draw_all
+from helm_gym.agents.training.randomise import LOAD
 from helm_gym.config.quantity import Frozen
 from helm_gym.config.scenario import Scenario
 from helm_gym.errors import CheckpointError, ConfigError, nearest

@@ -14,29 +14,31 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helm_gym.agents.models.trained import TrainedPolicy
-from helm_gym.agents.training.capacity import LOAD
-from helm_gym.agents.training.plan import Plan, RunFolder, TrainConfig
+from helm_gym.agents.training.plan import Plan, RunFolder, TrainConfig, typed_names
+from helm_gym.agents.training.randomise import LOAD
 from helm_gym.agents.training.scenarios import Suite
 from helm_gym.agents.training.train import TrainResult, resume, train
 from helm_gym.config.scenario import Scenario
 from helm_gym.console import make_table, progress_bar
 from helm_gym.errors import CheckpointError, ConfigError
 from helm_gym.files import write_text
+from helm_gym.provenance import code_digest, policy_digest
 from helm_gym.runs.rollout import run_policy
+from helm_gym.store import digest_of, json_codec, open_store
 from helm_gym.suites.splits import VALIDATION
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 SUMMARY = "seeds.json"
-SCORE = "score.json"  # in the folder of every run
+SCORES = "scores"  # folder in that of every run
 SCORE_SEEDS = tuple(VALIDATION.seeds[1_000:1_003])
 """Far from the first ones, on which runs choose among their own weights and rules are searched."""
 
@@ -159,7 +161,9 @@ def _trained(config: TrainConfig, plan: Plan, progress: bool, only_missing: bool
             f"{plan.digest()}); name another folder with --run-dir, or train anew with --overwrite"
         )
     if not folder.result.is_file():
-        return resume(folder.path, threads=config.threads, progress=progress)
+        return resume(
+            folder.path, threads=config.threads, progress=progress, allow=typed_names(config)
+        )
     try:
         result = TrainResult(**json.loads(folder.result.read_text("utf-8")))
     except (ValueError, TypeError) as error:
@@ -171,11 +175,17 @@ def _trained(config: TrainConfig, plan: Plan, progress: bool, only_missing: bool
 
 
 def _scored(result: TrainResult, config: TrainConfig, plan: Plan, progress: bool) -> SeedRun:
-    file = Path(result.run_dir) / SCORE
-    cells = json.loads(file.read_text("utf-8")) if file.is_file() else None
-    if cells is None or file.stat().st_mtime < Path(result.model).stat().st_mtime:
-        cells = score(Path(result.model), scored_on(config), config.threads or 1, progress)
-        write_text(file, json.dumps(cells, indent=1) + "\n")
+    model, scenarios, own = Path(result.model), scored_on(config), typed_names(config)
+    key = digest_of(
+        policy_digest(f"model:{model}", TrainedPolicy(model, own)),
+        [scenario.digest() for scenario in scenarios],
+        list(SCORE_SEEDS),
+        code_digest(),
+    )
+    with open_store(Path(result.run_dir) / SCORES, json_codec(dict[str, float])) as store:
+        cells = store.piece(
+            key, lambda: score(model, scenarios, config.threads or 1, progress, own)
+        )
     assert result.validation_reward is not None
     return SeedRun(
         seed=config.seed,
@@ -202,10 +212,22 @@ def scored_on(config: TrainConfig) -> list[Scenario]:
 
 
 def score(
-    model: Path, scenarios: Sequence[Scenario], threads: int = 1, progress: bool = False
+    model: Path,
+    scenarios: Sequence[Scenario],
+    threads: int = 1,
+    progress: bool = False,
+    allow: Collection[str] = (),
 ) -> dict[str, float]:
-    """P99 over all arrivals in SLOs by scenario and load, geometric mean over validation seeds."""
-    policy = TrainedPolicy(model)
+    """P99 over all arrivals in SLOs by scenario and load, geometric mean over validation seeds.
+
+    Args:
+        model: file of the policy.
+        scenarios: where it is judged.
+        threads: simulator threads.
+        progress: show a progress bar on stderr.
+        allow: see :class:`~helm_gym.agents.models.trained.TrainedPolicy`.
+    """
+    policy = TrainedPolicy(model, allow)
     found = {}
     with progress_bar("scoring", sum(s.episode.steps for s in scenarios), wanted=progress) as bar:
         for scenario in scenarios:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Collection
 from contextlib import closing
 from dataclasses import asdict, dataclass
 
@@ -22,7 +23,13 @@ from helm_gym.agents.training.checkpoints import (
 )
 from helm_gym.agents.training.interrupt import Interrupt, TrainingInterrupted
 from helm_gym.agents.training.monitor import Curve, TensorBoardScalars, Watch, curve_row
-from helm_gym.agents.training.plan import Plan, RunFolder, TrainConfig, training_versions
+from helm_gym.agents.training.plan import (
+    Plan,
+    RunFolder,
+    TrainConfig,
+    training_versions,
+    typed_names,
+)
 from helm_gym.agents.training.sb3.algorithms import algorithm_of
 from helm_gym.console import progress_bar
 from helm_gym.errors import ConfigError
@@ -52,7 +59,8 @@ def train(config: TrainConfig, progress: bool = True) -> TrainResult:
     """Train a policy from scratch.
 
     Args:
-        config: what to train, and into which folder.
+        config: what to train, and into which folder. A class of your own that it names as the
+            rule to correct is imported.
         progress: show a progress bar on stderr.
 
     Raises:
@@ -65,7 +73,7 @@ def train(config: TrainConfig, progress: bool = True) -> TrainResult:
     algorithm_of(plan.algorithm).check()
     with locked(folder.path):
         folder.begin(config, plan)
-        return _Run(folder, config, plan, progress).go()
+        return _Run(folder, config, plan, progress, typed_names(config)).go()
 
 
 def resume(
@@ -74,6 +82,7 @@ def resume(
     threads: int | None = None,
     max_minutes: float | None = None,
     progress: bool = True,
+    allow: Collection[str] = (),
 ) -> TrainResult:
     """Continue a run that was interrupted or killed, as if it had not been.
 
@@ -82,9 +91,12 @@ def resume(
         threads: simulator threads, if other than the run began with; results do not depend on it.
         max_minutes: stop after so long, counted from now.
         progress: show a progress bar on stderr.
+        allow: classes, as ``module:Class``, that may be imported if the folder names one as the
+            rule to correct.
 
     Raises:
-        ConfigError: there is no run, or it is finished, or another process works on it.
+        ConfigError: there is no run, it is finished, another process works on it, or it names code
+            that is not allowed.
         CheckpointError: none of its checkpoints can be used.
         TrainingInterrupted: after Ctrl-C; the message says how to go on.
     """
@@ -98,16 +110,23 @@ def resume(
     algorithm_of(plan.algorithm).check()
     changes = {"threads": threads or config.threads, "max_minutes": max_minutes}
     with locked(folder.path):
-        run = _Run(folder, config.model_copy(update=changes), plan, progress)
+        run = _Run(folder, config.model_copy(update=changes), plan, progress, allow)
         return run.go(_differences(began_with, training_versions(plan.algorithm)))
 
 
 class _Run:
     """One process's part of a run: round, log, checkpoint, in an order that resumes."""
 
-    def __init__(self, folder: RunFolder, config: TrainConfig, plan: Plan, progress: bool) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: TrainConfig,
+        plan: Plan,
+        progress: bool,
+        allow: Collection[str],
+    ) -> None:
         self.folder, self.config, self.plan, self.progress = folder, config, plan, progress
-        self.id = plan.digest()
+        self.id, self.allow = plan.digest(), allow
         self.algorithm = algorithm_of(plan.algorithm)
         self.total = plan.decisions
         self.began = time.monotonic()
@@ -117,8 +136,8 @@ class _Run:
         """Train until the end, from the newest checkpoint if there is one."""
         try:
             with torch_threads(self.plan.torch_threads):
-                self.env = make_env(self.plan, self.config.threads)
-                self.validator = make_validator(self.plan, self.config.threads)
+                self.env = make_env(self.plan, self.config.threads, allow=self.allow)
+                self.validator = make_validator(self.plan, self.config.threads, self.allow)
                 with closing(self.env), closing(self.validator):
                     return self._go(notes)
         except TrainingInterrupted:

@@ -10,7 +10,7 @@ kind of ``static:best`` is made once, at the scenario's own load.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,15 +20,14 @@ from helm_gym.benchmark.plan import is_search
 from helm_gym.config.scenario import Scenario
 from helm_gym.console import make_table
 from helm_gym.errors import ConfigError
+from helm_gym.evaluation.search import resolve
 from helm_gym.evaluation.specs import make_policy
-from helm_gym.evaluation.tune import resolve
 from helm_gym.pages.table import with_interval
 from helm_gym.provenance import code_digest, policy_digest
 from helm_gym.runs.rollout import run_policy
 from helm_gym.runs.stats import Interval, mean_interval, paired
 from helm_gym.store import ROWS, digest_of, open_store, save_rows
-from helm_gym.suites.capacity import SATISFACTION
-from helm_gym.suites.probe import highest_rate
+from helm_gym.suites.capacity import SATISFACTION, highest_rate
 from helm_gym.suites.seeds import EVALUATION_SEEDS
 
 if TYPE_CHECKING:
@@ -55,18 +54,19 @@ class Sustained:
         return paired(list(self.loads.values()), [other.loads[seed] for seed in self.loads])
 
 
-def search(scenario: Scenario, spec: str, seed: int) -> list[Row]:
+def search(scenario: Scenario, spec: str, seed: int, allow: Collection[str] = ()) -> list[Row]:
     """Every load that a policy was tried at on one seed, and what it sustained.
 
     Args:
         scenario: where; its load is replaced.
         spec: policy, made anew for this search.
         seed: of the requests.
+        allow: see :func:`~helm_gym.evaluation.specs.make_policy`.
 
     Returns:
         One row per load tried, with ``sustained`` the same in all.
     """
-    policy, unit = make_policy(spec), scenario.workload.capacity_rps_per_node.value
+    policy, unit = make_policy(spec, allow), scenario.workload.capacity_rps_per_node.value
     points: list[Row] = []
 
     def margin(rate: float) -> float:
@@ -82,9 +82,9 @@ def search(scenario: Scenario, spec: str, seed: int) -> list[Row]:
     ]
 
 
-def _search(job: tuple[Scenario, str, int, Row]) -> list[Row]:
-    scenario, spec, seed, about = job
-    return [{**about, **row} for row in search(scenario, spec, seed)]
+def _search(job: tuple[Scenario, str, int, Row, Collection[str]]) -> list[Row]:
+    scenario, spec, seed, about, allow = job
+    return [{**about, **row} for row in search(scenario, spec, seed, allow)]
 
 
 def measure(
@@ -95,6 +95,7 @@ def measure(
     out: Path | None = None,
     processes: int = 1,
     progress: bool = False,
+    allow: Collection[str] = (),
 ) -> list[Sustained]:
     """Find what every policy sustains on every seed.
 
@@ -106,6 +107,7 @@ def measure(
             beside it and not made again; the file holds all of that folder.
         processes: searches at a time; results do not depend on it.
         progress: show a progress bar on stderr.
+        allow: see :func:`~helm_gym.evaluation.specs.make_policy`.
 
     Raises:
         ConfigError: a policy or a seed cannot be used, or the scenario replays a log.
@@ -114,11 +116,11 @@ def measure(
     _check(scenario, policies, seeds)
     for spec in policies:
         if not is_search(spec):
-            make_policy(spec)  # so that a typo costs no time
+            make_policy(spec, allow)  # so that a typo costs no time
     specs = {policy: resolve(scenario, policy) for policy in policies}
-    about = {spec: _about(scenario, spec) for spec in specs.values()}
+    about = {spec: _about(scenario, spec, allow) for spec in specs.values()}
     jobs = {
-        digest_of(spec, seed, about[spec]): (scenario, spec, seed, about[spec])
+        digest_of(spec, seed, about[spec]): (scenario, spec, seed, about[spec], tuple(allow))
         for spec in about
         for seed in seeds
     }
@@ -161,12 +163,12 @@ def _searches_of(out: Path) -> Path:
     return out.with_name(f"{out.stem}-searches")
 
 
-def _about(scenario: Scenario, spec: str) -> Row:
+def _about(scenario: Scenario, spec: str, allow: Collection[str]) -> Row:
     """What decides the rows of a policy: one that differs in any of it is another's."""
     return {
         "cell": scenario.name,
         "scenario_digest": scenario.digest(),
-        "policy_digest": policy_digest(spec, make_policy(spec)),
+        "policy_digest": policy_digest(spec, make_policy(spec, allow)),
         "code_digest": code_digest(),
         "helm_gym": __version__,
     }

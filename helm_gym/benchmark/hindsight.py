@@ -9,7 +9,7 @@ an offline optimum (arXiv 2605.04450), without saying how that optimum was found
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from helm_gym._version import __version__
 from helm_gym.config.scenario import Scenario
 from helm_gym.console import Bar, progress_bar
+from helm_gym.evaluation.search import resolve
 from helm_gym.evaluation.specs import make_policy
-from helm_gym.evaluation.tune import resolve
 from helm_gym.hindsight import search as room
 from helm_gym.hindsight.objective import TAIL, Objective
 from helm_gym.hindsight.search import FULL, Hindsight, Outcome, Search
@@ -105,6 +105,7 @@ def compare(
     search: Search = FULL,
     out: Path = Path("runs/hindsight"),
     progress: bool = False,
+    allow: Collection[str] = (),
 ) -> Comparison:
     """Find the schedule of every seed, and compare policies with it.
 
@@ -116,13 +117,14 @@ def compare(
         search: how hard to look.
         out: folder of one file per seed, which a later call does not search for again.
         progress: show a progress bar on stderr.
+        allow: see :func:`~helm_gym.evaluation.specs.make_policy`.
 
     Raises:
         ConfigError: something cannot be used as asked.
     """
     Objective(objective, scenario)
     resolved = {spec: resolve(scenario, spec) for spec in dict.fromkeys(specs)}
-    made = {spec: make_policy(name) for spec, name in resolved.items()}
+    made = {spec: make_policy(name, allow) for spec, name in resolved.items()}
     reward = Objective(objective, scenario).reward
     with (
         open_store(out, json_codec(Hindsight), wait=True) as store,

@@ -22,7 +22,7 @@ from helm_gym.benchmark.rows import (
     row_key,
 )
 from helm_gym.errors import HelmGymError
-from helm_gym.evaluation import bench_staged
+from helm_gym.evaluation.search import CHEAP, resolve
 from helm_gym.evaluation.specs import make_policy
 from helm_gym.processes import begin_worker
 from helm_gym.provenance import policy_digest
@@ -42,14 +42,14 @@ def run_job(job: Job) -> list[Row]:
         A row per seed, in their order; failed ones have a reason and no figures.
     """
     scenario = job.setting.scenario
-    asked = asked_digest(scenario, job.policy)
+    asked = asked_digest(scenario, job.policy, job.allow)
     about = identity(job, asked)
     keys = {s: row_key(about["scenario_digest"], asked, s) for s in job.seeds}
     rows = {seed: {**about, "seed": seed, "key": keys[seed]} for seed in job.seeds}
     spec = job.resolved
     try:
-        spec = spec or (bench_staged.resolve(scenario, job.policy) if job.searches else job.policy)
-        made = [make_policy(spec) for _ in job.seeds]
+        spec = spec or resolve(scenario, job.policy, CHEAP)
+        made = [make_policy(spec, job.allow) for _ in job.seeds]
         digest = policy_digest(spec, made[0])
         timed = [Timed(p, job.budget_ms * MS, scenario.episode.steps) for p in made]
         bank = Bank(spec, timed, job.seeds)
@@ -86,7 +86,7 @@ def _failed(row: Row, reason: str, spec: str | None) -> Row:
 
 def failed_rows(job: Job, reason: str) -> list[Row]:
     """Rows of a job that could not be run to an end."""
-    asked = asked_digest(job.setting.scenario, job.policy)
+    asked = asked_digest(job.setting.scenario, job.policy, job.allow)
     about = identity(job, asked)
     keys = {seed: row_key(about["scenario_digest"], asked, seed) for seed in job.seeds}
     return [

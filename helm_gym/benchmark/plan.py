@@ -14,8 +14,8 @@ from pathlib import Path
 from helm_gym.config.routers import ROUTERS
 from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError, nearest
+from helm_gym.evaluation.search import grid, most_tried
 from helm_gym.evaluation.specs import make_policy
-from helm_gym.evaluation.tune import grid, most_tried
 from helm_gym.suites.heldout import HELD_OUT, cells, replay_cells
 from helm_gym.suites.paper import CELLS, LOADS, PREFIX
 from helm_gym.suites.splits import (
@@ -73,6 +73,7 @@ class Job:
     seeds: tuple[int, ...]
     budget_ms: float = BUDGET_MS
     resolved: str | None = None  # what a search found before, if it did
+    allow: tuple[str, ...] = ()  # classes, as module:Class, that files may name
 
     @property
     def searches(self) -> bool:
@@ -108,6 +109,7 @@ def make_plan(
     quick: bool = False,
     budget_ms: float = BUDGET_MS,
     logs: Sequence[str] = (),
+    allow: Sequence[str] = (),
 ) -> list[Job]:
     """Decide every job before any runs.
 
@@ -121,6 +123,7 @@ def make_plan(
         quick: episodes of one minute; of the suite, its highest load with one router.
         budget_ms: mean wall clock that a decision may take.
         logs: to replay beside the held-out cells, see :func:`heldout.replay_cell`.
+        allow: see :func:`~helm_gym.evaluation.specs.make_policy`.
 
     Raises:
         ConfigError: something cannot be run as asked, or would be judged on what it was trained on.
@@ -138,8 +141,11 @@ def make_plan(
         if is_search(spec):
             grid(found[0].scenario, spec)  # refuses what is no search
         else:
-            check_policy(spec, make_policy(spec), planned)
-    return [Job(setting, spec, seeds, budget_ms) for setting, spec in product(found, specs)]
+            check_policy(spec, make_policy(spec, allow), planned)
+    return [
+        Job(setting, spec, seeds, budget_ms, allow=tuple(allow))
+        for setting, spec in product(found, specs)
+    ]
 
 
 def _check(

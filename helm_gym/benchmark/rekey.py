@@ -14,23 +14,27 @@ from helm_gym.benchmark.replay import setting_of
 from helm_gym.benchmark.rows import Row, asked_digest, read_rows, row_key, write_rows
 from helm_gym.errors import ConfigError
 from helm_gym.evaluation.golden import GOLDEN, Golden, checked
-from helm_gym.evaluation.specs import make_policy
+from helm_gym.evaluation.specs import from_file, make_policy
 from helm_gym.provenance import code_digest, policy_digest
 
 
-def rekey(files: Sequence[Path], golden: Path = GOLDEN) -> dict[Path, int]:
+def rekey(
+    files: Sequence[Path], golden: Path = GOLDEN, allow: Sequence[str] = ()
+) -> dict[Path, int]:
     """Re-key files of rows, all or none of them.
 
     Args:
         files: Parquet files of ``helm-gym bench``.
         golden: file of the stored golden digests; the present code is added to it.
+        allow: classes, as ``module:Class``, that the rows may name.
 
     Returns:
         How many rows each file holds.
 
     Raises:
         ConfigError: a golden trajectory changed, or a row was made by a state of the code that is
-            not known to give the golden trajectories. No file is changed then.
+            not known to give the golden trajectories, or a row names code that is not allowed. No
+            file is changed then.
     """
     stored = Golden.load(golden)
     rows = {file: read_rows(file) for file in files}
@@ -43,23 +47,26 @@ def rekey(files: Sequence[Path], golden: Path = GOLDEN) -> dict[Path, int]:
             )
     known = checked(stored)
     digests: dict[tuple[str, str], dict[str, str]] = {}
-    renewed = {file: [_renewed(row, digests) for row in found] for file, found in rows.items()}
+    renewed = {
+        file: [_renewed(row, digests, allow) for row in found] for file, found in rows.items()
+    }
     for file, found in renewed.items():
         write_rows(found, file, [name for name in rows[file][0]])
     known.save(golden)
     return {file: len(found) for file, found in rows.items()}
 
 
-def _renewed(row: Row, digests: dict[tuple[str, str], dict[str, str]]) -> Row:
+def _renewed(row: Row, digests: dict[tuple[str, str], dict[str, str]], allow: Sequence[str]) -> Row:
     """A row under the digests of today; those of a setting and a policy are made once."""
     where = tuple(str(row[name]) for name in ("cell", "load", "router", "steps", "scenario"))
     about = ("|".join(where), f"{row['policy']} {row['spec']}")
     if about not in digests:
         scenario = setting_of(row).scenario
+        asked, spec = (from_file(row[name], "a row", allow) for name in ("policy", "spec"))
         digests[about] = {
             "scenario_digest": scenario.digest(),
-            "policy_digest": policy_digest(row["spec"], make_policy(row["spec"])),
-            "asked_digest": asked_digest(scenario, row["policy"]),
+            "policy_digest": policy_digest(spec, make_policy(spec, allow)),
+            "asked_digest": asked_digest(scenario, asked, allow),
         }
     renewed = {**row, **digests[about], "code_digest": code_digest()}
     renewed["key"] = row_key(

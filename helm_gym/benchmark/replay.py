@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from helm_gym.benchmark.plan import BUDGET_MS, Job, Setting, changes_of
 from helm_gym.benchmark.rows import COLUMNS, FAILED, FIGURES, Row, read_rows
 from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError
+from helm_gym.evaluation.specs import from_file
 
 NEEDED = ("cell", "load", "router", "seed", "steps", "spec", "policy")
 COMPARED = ("status", "requests", *FIGURES)
@@ -120,21 +121,26 @@ def _checked(row: Any, where: str) -> Row:
     return {name: row[name] for name in COLUMNS if name in row}
 
 
-def replay(row: Row) -> Replay:
+def replay(row: Row, allow: Sequence[str] = ()) -> Replay:
     """Run a row again and compare every figure.
 
     What a search found is taken from the row, not searched for again.
 
+    Args:
+        row: of :func:`find_row`.
+        allow: classes, as ``module:Class``, that the row, or a model that it names, may name.
+
     Raises:
-        ConfigError: its scenario or its policy is not there.
+        ConfigError: its scenario or its policy is not there, or it names code that is not allowed.
     """
-    setting = setting_of(row)
+    policy, spec = (from_file(row[name], f"the row's {name}", allow) for name in ("policy", "spec"))
     job = Job(
-        setting,
-        row["policy"],
+        setting_of(row),
+        policy,
         (int(row["seed"]),),
         float(row.get("budget_ms") or BUDGET_MS),
-        row["spec"],
+        spec,
+        tuple(allow),
     )
     (again,) = run_job(job)
     again = {name: again.get(name) for name in COLUMNS}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from helm_gym._version import __version__
 from helm_gym.benchmark.plan import REWARD, Job, is_search
 from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError
-from helm_gym.evaluation import tune
+from helm_gym.evaluation.search import grid
 from helm_gym.evaluation.specs import make_policy
 from helm_gym.files import replacing
 from helm_gym.metrics import METRICS
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 OK, FAILED = "ok", "failed"
-SEARCH = "helm_gym.evaluation.bench_staged"
+SEARCH = "helm_gym.evaluation.search"
 """Module that decides what a search finds."""
 PUBLISHED = Path(__file__).parent / "published"
 """Rows that come with the package: of the suite here, of the held-out one below."""
@@ -105,14 +105,19 @@ def schema() -> pa.Schema:
 # What identifies a row
 
 
-def asked_digest(scenario: Scenario, spec: str) -> str:
+def asked_digest(scenario: Scenario, spec: str, allow: Collection[str] = ()) -> str:
     """16 hex digits of what a spec as asked for depends on.
 
     That of a search covers its candidates and how it chooses; what it finds follows from them.
+
+    Args:
+        scenario: where.
+        spec: as a person asked for it.
+        allow: see :func:`~helm_gym.evaluation.specs.make_policy`.
     """
     if not is_search(spec):
-        return policy_digest(spec, make_policy(spec))
-    candidates = tune.grid(scenario, spec)
+        return policy_digest(spec, make_policy(spec, allow))
+    candidates = grid(scenario, spec)
     first = policy_digest("", make_policy(candidates[0]))
     return digest_of(spec, *candidates, first, code_digest(SEARCH))
 

@@ -24,6 +24,7 @@ from helm_gym.benchmark.rows import (
 )
 from helm_gym.console import make_table, progress_bar
 from helm_gym.errors import ConfigError
+from helm_gym.evaluation.specs import from_file
 from helm_gym.processes import worker_pool
 from helm_gym.store import locked
 
@@ -114,13 +115,16 @@ def outstanding(
     todo: list[Job] = []
     for job in jobs:
         digest = job.setting.scenario.digest()
-        asked = asked_digest(job.setting.scenario, job.policy)
+        asked = asked_digest(job.setting.scenario, job.policy, job.allow)
         own = {seed: row_key(digest, asked, seed) for seed in job.seeds}
         keys += own.values()
         left = tuple(s for s, key in own.items() if _missing(stored.get(key), retry))
         if left:
             known = {spec for (d, a, _), spec in found.items() if (d, a) == (digest, asked)}
-            todo.append(replace(job, seeds=left, resolved=min(known) if known else None))
+            resolved = None
+            if known and job.searches:
+                resolved = from_file(min(known), "a stored row", job.allow)
+            todo.append(replace(job, seeds=left, resolved=resolved))
     return keys, sorted(todo, key=lambda job: -job.weight)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from helm_gym.cli.shared import QuietOption, app, cores, reported
+from helm_gym.cli.shared import AllowOption, QuietOption, app, cores, reported
 from helm_gym.errors import ConfigError
 
 NOT_REPRODUCED = 1
@@ -64,6 +65,7 @@ def bench(
         str | None,
         typer.Option(metavar="ROW", help="Run a row again: rows.parquet#17, or JSON."),
     ] = None,
+    allow: AllowOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Benchmark policies on held-out request streams, and keep rows that can be run again."""
@@ -76,7 +78,7 @@ def bench(
         show(split_table())
         return
     if replay is not None:
-        _replay(replay)
+        _replay(replay, allow or ())
         return
     from helm_gym.benchmark import hparams as bench_hparams
     from helm_gym.benchmark import run as room
@@ -94,6 +96,7 @@ def bench(
         quick=quick,
         budget_ms=budget_ms,
         logs=logs or (),
+        allow=allow or (),
     )
     folder = out or Path("runs/bench-quick" if quick else "runs/bench")
     try:
@@ -116,11 +119,11 @@ def bench(
     typer.echo(f"rows: {found.path} ({len(found.rows)} asked for, {found.ran} run now)")
 
 
-def _replay(reference: str) -> None:
+def _replay(reference: str, allow: Sequence[str]) -> None:
     from helm_gym.benchmark.replay import find_row
     from helm_gym.benchmark.replay import replay as again
 
-    result = again(find_row(reference))
+    result = again(find_row(reference), allow)
     for line in result.lines():
         typer.echo(line)
     if not result.same:

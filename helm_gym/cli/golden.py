@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from helm_gym.cli.shared import app, reported
+from helm_gym.cli.shared import AllowOption, app, reported
 
 
 @app.command()
@@ -32,9 +32,10 @@ def golden(
 @reported
 def rekey(
     files: Annotated[list[Path], typer.Argument(help="Parquet files of helm-gym bench.")],
+    allow: AllowOption = None,
 ) -> None:
     """Give rows the digests of today's code; refused unless all golden trajectories are equal."""
     from helm_gym.benchmark.rekey import rekey as renew
 
-    for file, count in renew(files).items():
+    for file, count in renew(files, allow=allow or ()).items():
         typer.echo(f"{file}: {count} rows re-keyed")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from helm_gym.cli.shared import (
+    AllowOption,
     QuietOption,
     ScenarioOption,
     SetOption,
@@ -36,6 +37,7 @@ def hindsight(
         "runs/hindsight"
     ),
     settings: SetOption = None,
+    allow: AllowOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Find the best schedule in hindsight, and how far policies are from it."""
@@ -55,6 +57,7 @@ def hindsight(
         search=QUICK if quick else FULL,
         out=out,
         progress=not quiet,
+        allow=allow or (),
     )
     console = Console()
     console.print(report.table(found, console.width))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from helm_gym.cli.shared import (
+    AllowOption,
     QuietOption,
     ScenarioOption,
     SetOption,
@@ -73,6 +74,7 @@ def goodput(
     ] = Path("runs/goodput.parquet"),
     processes: Annotated[int | None, typer.Option(min=1, help="Worker processes.")] = None,
     settings: SetOption = None,
+    allow: AllowOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Find the highest load at which each policy's P99 meets the SLO, seed by seed."""
@@ -87,6 +89,7 @@ def goodput(
         out=out,
         processes=cores(processes),
         progress=not quiet,
+        allow=allow or (),
     )
     show(room.table(found))
     typer.echo(f"rows: {out}")

@@ -39,3 +39,36 @@ def warmup() -> None:
 
     seconds, folder = warm_up()
     typer.echo(f"kernels are ready after {seconds:.1f} s, in {folder}")
+
+
+@app.command("check-bounds")
+@reported
+def check_bounds(
+    scenarios: Annotated[int, typer.Option(min=1, help="How many random scenarios.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all of them.")] = 0,
+    first: Annotated[int, typer.Option(min=0, help="Number of the first one, to go on.")] = 0,
+    minutes: Annotated[float, typer.Option(min=0, help="No scenario begins after these.")] = 60.0,
+    quiet: QuietOption = False,
+) -> None:
+    """Play random extreme scenarios with kernels that check every index."""
+    from rich.progress import Progress
+
+    from helm_gym.fidelity.bounds import check_bounds as run
+
+    with Progress(disable=quiet) as bar:
+        task = bar.add_task("scenarios", total=scenarios)
+        found = run(
+            scenarios, seed, first, minutes, lambda f: bar.update(task, completed=f.next - first)
+        )
+    typer.echo(
+        f"{found.played} scenarios played, {found.requests:,} requests recorded, "
+        f"{found.refused} draws refused as impossible, {found.stopped} stopped with an error that "
+        f"names the setting, {len(found.slow)} given up as too slow {found.slow or ''}"
+    )
+    if found.next < first + scenarios:
+        typer.echo(f"time is up: go on with --first {found.next}")
+    for number, what in found.faults.items():
+        typer.echo(f"FAULT in scenario {number} of seed {seed}: {what}")
+    if found.faults:
+        raise typer.Exit(1)
+    typer.echo("no index left its array")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from helm_gym.cli.shared import (
+    AllowOption,
     QuietOption,
     ScenarioOption,
     SetOption,
@@ -40,6 +42,7 @@ def evaluate(
         typer.Option(help="Write a row per policy and seed: .parquet or .json."),
     ] = None,
     settings: SetOption = None,
+    allow: AllowOption = None,
     threads: ThreadsOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -60,6 +63,7 @@ def evaluate(
         reward=reward,
         threads=cores(threads),
         progress=not quiet,
+        allow=allow or (),
     )
     console = Console()
     console.print(result_table(found, console.width))
@@ -132,6 +136,7 @@ def train(
         ),
     ] = None,
     threads: ThreadsOption = None,
+    allow: AllowOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Train a policy, or continue an interrupted training.
@@ -145,7 +150,13 @@ def train(
             "itself, and seeds compare only after equally many decisions"
         )
     if resume is not None:
-        result = room.resume(resume, threads=threads, max_minutes=max_minutes, progress=not quiet)
+        result = room.resume(
+            resume,
+            threads=threads,
+            max_minutes=max_minutes,
+            progress=not quiet,
+            allow=allow or (),
+        )
     else:
         given = {
             "scenario": scenario, "suite": suite, "algorithm": algorithm, "control": control,
@@ -153,7 +164,7 @@ def train(
             "run_dir": run_dir, "overwrite": overwrite or None, "threads": threads,
             "max_minutes": max_minutes, "spread": _spread(randomise, spread),
         }  # fmt: skip
-        asked = _train_config(config, given, parse_pairs(settings))
+        asked = _train_config(config, given, parse_pairs(settings), allow or ())
         if seeds is not None:
             _train_seeds(asked, _seeds(seeds), quiet)
             return
@@ -210,22 +221,30 @@ def curves(
 
 
 def _spread(randomise: bool, spread: float | None) -> float | None:
-    from helm_gym.agents.training.capacity import SPREAD
+    from helm_gym.agents.training.randomise import SPREAD
 
     if spread is not None and not randomise:
         raise ConfigError(f"--spread {spread:g} is for --randomise; write both")
     return (SPREAD if spread is None else spread) if randomise else None
 
 
-def _train_config(file: Path | None, given: dict[str, Any], pairs: dict[str, Any]) -> Any:
-    """A TrainConfig of what a file says and, before that, what options say."""
+def _train_config(
+    file: Path | None, given: dict[str, Any], pairs: dict[str, Any], allow: Sequence[str]
+) -> Any:
+    """A TrainConfig of what a file says and, before that, what options say.
+
+    A rule to correct that options name was typed by a person; one in the file has to be allowed.
+    """
     from helm_gym.agents.training.plan import TrainConfig
-    from helm_gym.config.quantity import read_yaml
+    from helm_gym.config.safe_yaml import read_yaml
+    from helm_gym.evaluation.specs import from_file
 
     asked: dict[str, Any] = {}
     if file is not None:
         asked = read_yaml(file) or {}
-        TrainConfig.parse(asked, str(file))
+        base = TrainConfig.parse(asked, str(file)).settings.get("base")
+        if base is not None:
+            from_file(base, str(file), allow)
     asked = {**asked, **{name: value for name, value in given.items() if value is not None}}
     algorithm = asked.get("algorithm", "ppo")
     learning, overrides = _split(pairs, algorithm)
@@ -261,6 +280,7 @@ def release(
         Path, typer.Argument(help="Folder of a finished training, or of one with --seeds.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to; ends in .safetensors.")],
+    allow: AllowOption = None,
 ) -> None:
     """Write a run's model, or the best seed's, as weights and a card to be given away."""
     from helm_gym.agents.models.released import SUFFIX
@@ -268,7 +288,7 @@ def release(
 
     if out.suffix != SUFFIX:
         raise ConfigError(f"{out}: a released model ends in {SUFFIX}")
-    typer.echo(f"model: {write(run, out)}, card: {out.with_suffix('.json')}")
+    typer.echo(f"model: {write(run, out, allow or ())}, card: {out.with_suffix('.json')}")
 
 
 @app.command()

@@ -71,7 +71,7 @@ def capacity(
     """Measure the load that each static share carries within the SLO."""
     from helm_gym.baselines.static import share_grid
     from helm_gym.console import show
-    from helm_gym.suites import capacity as room
+    from helm_gym.suites import mixes as room
 
     loaded = load_scenario(scenario, settings)
     shares = share_grid(loaded.episode.share_min, loaded.episode.share_max, step)

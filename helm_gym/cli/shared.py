@@ -36,6 +36,14 @@ ThreadsOption = Annotated[
     int | None,
     typer.Option(min=1, help="Simulator threads; results do not depend on them."),
 ]
+AllowOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow",
+        metavar="MODULE:CLASS",
+        help="Code of yours that a file may name, such as a model's rule; repeat for more.",
+    ),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bars.")]
 
 
@@ -77,17 +85,14 @@ def _root(
 
 def parse_pairs(settings: Sequence[str] | None) -> dict[str, Any]:
     """``["a.b=1"]`` as ``{"a.b": 1}``; values are YAML, so numbers, true and lists work."""
-    import yaml
+    from helm_gym.config.safe_yaml import parse_setting
 
     found = {}
     for setting in settings or ():
         path, equals, value = setting.partition("=")
         if not (path and equals):
             raise ConfigError(f"--set {setting}: write PATH=VALUE, as in --set workload.load=0.9")
-        try:
-            found[path.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {setting}: {value!r} is not YAML ({error})") from None
+        found[path.strip()] = parse_setting(value, f"--set {setting}")
     return found
 
 

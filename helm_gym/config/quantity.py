@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from helm_gym.config.safe_yaml import is_number, read_yaml
 from helm_gym.errors import ConfigError, nearest
 
 ModelT = TypeVar("ModelT", bound="Frozen")
@@ -64,8 +65,13 @@ class Quantity(Frozen):
 
 
 def _from_number(data: Any) -> Any:
-    if isinstance(data, (int, float)) and not isinstance(data, bool):
+    if isinstance(data, str) and is_number(data):  # YAML 1.1 takes 1e25 for a text
         return {"value": float(data)}
+    if isinstance(data, (int, float)) and not isinstance(data, bool):
+        try:
+            return {"value": float(data)}
+        except OverflowError:
+            raise ValueError("is no number that a computer can hold") from None
     return data
 
 
@@ -79,15 +85,80 @@ def _positive(quantity: Any) -> Any:
         else None
     )
     if isinstance(value, (int, float)) and not value > 0:
-        raise ValueError(f"must be greater than 0, got {value:g}")
+        raise ValueError(f"must be greater than 0, got {value!r:.20}")
     return data
 
 
+def within(low: float, high: float) -> AfterValidator:
+    """Refuse a number, or a :class:`Quantity` with its sweep range, outside ``[low, high]``."""
+
+    def check(given: Any) -> Any:
+        values = [given]
+        if isinstance(given, Quantity):
+            values = [given.value, given.low, given.high]
+        for value in values:
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"must lie in [{low:g}, {high:g}], got {value:g}")
+        return given
+
+    return AfterValidator(check)
+
+
+def _whole(quantity: Quantity) -> Quantity:
+    if not quantity.value.is_integer():
+        raise ValueError(f"must be a whole number, got {quantity.value:g}")
+    return quantity
+
+
+# Ranges are physical and generous: they keep out what no machine and no trace can have, and what
+# no computer can simulate. Kernels need none of them to stay inside their arrays.
 Number = Annotated[Quantity, BeforeValidator(_from_number)]
 """A :class:`Quantity`; a bare number in a file or dict is accepted too."""
 
 Positive = Annotated[Quantity, BeforeValidator(_positive)]
 """A :class:`Quantity` greater than zero."""
+
+Fraction = Annotated[Number, within(0, 1)]
+"""A part of something."""
+
+Count = Annotated[Number, AfterValidator(_whole), within(0, 1e8)]
+"""A :class:`Quantity` that counts something."""
+
+Weight = Annotated[Number, within(0, 1e6)]
+"""A dimensionless number from 0, of the order of 1."""
+
+Factor = Annotated[Positive, within(1e-6, 1e6)]
+"""A dimensionless number greater than 0, of the order of 1."""
+
+Coefficient = Annotated[Positive, within(1e-30, 1e6)]
+"""A fitted coefficient of a kernel time, dimensionless or in us or ns; a fit may find next to 0."""
+
+Rate = Annotated[Positive, within(1e-6, 1e18)]
+"""GB/s, TFLOP/s or keys/s; huge where a fit or a preset says that it never decides."""
+
+Seconds = Annotated[Positive, within(1e-3, 1e9)]
+"""From a millisecond to 30 years."""
+
+Milliseconds = Annotated[Positive, within(1e-6, 1e12)]
+"""From a nanosecond to 30 years, which stands for never."""
+
+Gigabytes = Annotated[Positive, within(1e-6, 1e6)]
+"""From a kilobyte to a petabyte."""
+
+RowBytes = Annotated[Positive, within(1, 1e9)]
+"""Bytes of one row, key or item."""
+
+Processors = Annotated[Positive, within(1, 1e5)]
+"""Multiprocessors of a GPU."""
+
+Tokens = Annotated[Positive, within(1, 1 << 20)]
+"""Tokens or items of one request: up to a million, as every count of them has its GPU time."""
+
+Logarithm = Annotated[Number, within(-100, 25)]
+"""Mean of a natural logarithm: the median lies below 1e11, and may be next to nothing."""
+
+Spread = Annotated[Positive, within(1e-6, 10)]
+"""Standard deviation of a natural logarithm."""
 
 
 def walk(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Quantity]]:
@@ -104,16 +175,6 @@ def _walk_value(value: Any, path: str) -> Iterator[tuple[str, Quantity]]:
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
             yield from _walk_value(item, f"{path}.{index}")
-
-
-def read_yaml(path: Path) -> Any:
-    """Read a YAML file, or raise a :class:`ConfigError` that names file and line."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not valid YAML ({error})") from None
 
 
 def load_preset(cls: type[ModelT], reference: Any, folder: Path, kind: str) -> ModelT:
@@ -150,10 +211,18 @@ def explain(cls: type[BaseModel], error: ValidationError, where: str) -> str:
             hint = nearest(str(item["loc"][-1]), owner.model_fields) if owner else ""
             lines.append(f"{where}: {path}: unknown key{hint}")
         else:
-            given = "" if item["type"] == "missing" else f" (given: {item['input']!r:.80})"
+            given = "" if item["type"] == "missing" else f" (given: {_shown(item['input'])})"
             message = item["msg"].removeprefix("Value error, ")
             lines.append(f"{where}: {path + ': ' if path else ''}{message}{given}")
     return "\n".join(lines)
+
+
+def _shown(given: Any) -> str:
+    """The first 80 characters of a value; Python refuses to write very long integers."""
+    try:
+        return f"{given!r:.80}"
+    except ValueError:
+        return f"a {type(given).__name__} that is too long to show"
 
 
 def _model_at(cls: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:

@@ -10,13 +10,30 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from helm_gym.config.quantity import Frozen, Number, Positive, Quantity, load_preset, walk
+from helm_gym.config.quantity import (
+    Count,
+    Fraction,
+    Frozen,
+    Gigabytes,
+    Milliseconds,
+    Number,
+    Positive,
+    Quantity,
+    RowBytes,
+    Seconds,
+    Weight,
+    load_preset,
+    walk,
+    within,
+)
 from helm_gym.config.routers import BOOKING_ROUTERS, ROUTERS
-from helm_gym.config.workload import Count, Workload, assumed, within
+from helm_gym.config.workload import Workload, assumed
 from helm_gym.errors import ConfigError, nearest
 from helm_gym.hardware import extrapolation, presets
 
 SCENARIOS = Path(__file__).parents[1] / "scenarios"
+
+LEAST_STALENESS_MS = 0.1  # ten thousand reports a second
 PRICES = ("router.price_half_life_s", "router.price_utilisation")
 """Assumed numbers that only ``foresight`` reads."""
 
@@ -43,10 +60,10 @@ class Hardware(Frozen):
 class Memory(Frozen):
     """Where a GPU's memory goes; ``pool_gb`` is what the EMB share splits."""
 
-    weights_gb: Positive
-    workspace_gb: Positive
-    reserve_gb: Positive
-    pool_gb: Positive
+    weights_gb: Gigabytes
+    workspace_gb: Gigabytes
+    reserve_gb: Gigabytes
+    pool_gb: Gigabytes
 
     @property
     def total_gb(self) -> float:
@@ -57,18 +74,18 @@ class Memory(Frozen):
 class Emb(Frozen):
     """The embedding table in host DRAM and its hot cache in HBM."""
 
-    table_gb: Positive
+    table_gb: Gigabytes
     shards: int = Field(default=1024, gt=1, le=65536)
-    candidate_row_bytes: Positive
-    history_row_bytes: Positive
-    bytes_per_key: Positive
+    candidate_row_bytes: RowBytes
+    history_row_bytes: RowBytes
+    bytes_per_key: RowBytes
     policy: Literal["heat", "lru"] = "heat"
-    heat_half_life_s: Positive = Field(default_factory=lambda: assumed(60.0, 10.0, 600.0, "s"))
-    swap_hysteresis: Annotated[Number, within(1)] = Field(
+    heat_half_life_s: Seconds = Field(default_factory=lambda: assumed(60.0, 10.0, 600.0, "s"))
+    swap_hysteresis: Annotated[Number, within(1, 1e6)] = Field(
         default_factory=lambda: assumed(1.25, 1.0, 2.0)
     )
     swaps_per_tick: Count = Field(default_factory=lambda: assumed(20, 2, 100, "shards"))
-    tick_s: Positive = Field(
+    tick_s: Annotated[Seconds, within(0.01, 1e5)] = Field(
         default_factory=lambda: assumed(
             2.5, 0.5, 5.0, "s", "0.5, 1 and 2.5 s give the same P99 and hit rates within 1 %"
         )
@@ -83,10 +100,10 @@ class Emb(Frozen):
 class Kv(Frozen):
     """The paged KV cache."""
 
-    block_tokens: Annotated[Count, within(1)] = Field(
+    block_tokens: Annotated[Count, within(1, 1 << 20)] = Field(
         default_factory=lambda: assumed(64, 16, 256, "tokens")
     )
-    ghost_gb: float = Field(default=2.0, gt=0)  # how far behind the LRU end the ghost looks
+    ghost_gb: float = Field(default=2.0, gt=0, le=1e6)  # how far behind the LRU end the ghost looks
 
 
 class Refill(Frozen):
@@ -102,10 +119,10 @@ class Refill(Frozen):
     mode: Literal["naive", "throttled", "paced"] = "throttled"
     # Of paced: the part of the link time below which refill starves, how long it bears that, the
     # part that it takes from then on, and the size of a chunk that a request may wait for.
-    floor: Annotated[Number, within(0, 1)] | None = None
-    patience_s: Annotated[Number, within(0)] | None = None
-    rush: Annotated[Number, within(0, 1)] | None = None
-    chunk_mb: Positive | None = None
+    floor: Fraction | None = None
+    patience_s: Annotated[Number, within(0, 1e6)] | None = None
+    rush: Fraction | None = None
+    chunk_mb: Annotated[Positive, within(1e-3, 1e6)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -120,13 +137,13 @@ class Router(Frozen):
     """Which node serves a request. Weights of ``helm_score`` are profiled unless given."""
 
     name: str = "predicted_completion"
-    kv_weight: float | None = Field(default=None, ge=0)
-    emb_weight: float | None = Field(default=None, ge=0)
-    load_weight: float | None = Field(default=None, ge=0)
-    affinity_bonus: Number = Field(
+    kv_weight: float | None = Field(default=None, ge=0, le=1e6)
+    emb_weight: float | None = Field(default=None, ge=0, le=1e6)
+    load_weight: float | None = Field(default=None, ge=0, le=1e6)
+    affinity_bonus: Weight = Field(
         default_factory=lambda: assumed(0.05, 0.0, 0.5, why="HELM names a bonus, not its size")
     )
-    overload: Number = Field(
+    overload: Weight = Field(
         default_factory=lambda: Quantity(value=0.85, source="HELM, one secondary reading")
     )
     # Time between two reports of the nodes; the router sees the last one. 0: it sees them live.
@@ -135,25 +152,25 @@ class Router(Frozen):
     books_own: bool | None = None
     # Whether an overloaded node gives way only to one that is not overloaded itself.
     spare_only: bool = False
-    balance_requests: Number = Field(  # sglang_like
+    balance_requests: Annotated[Number, within(0, 1e9)] = Field(  # sglang_like
         default_factory=lambda: Quantity(
             value=64.0, unit="requests", source="SGLang, default of --balance-abs-threshold"
         )
     )
-    balance_ratio: Annotated[Number, within(1)] = Field(
+    balance_ratio: Annotated[Number, within(1, 1e6)] = Field(
         default_factory=lambda: Quantity(
             value=1.5, source="SGLang, default of --balance-rel-threshold"
         )
     )
-    match_threshold: Annotated[Number, within(0, 1)] = Field(
+    match_threshold: Fraction = Field(
         default_factory=lambda: Quantity(value=0.3, source="SGLang, default of --cache-threshold")
     )
-    overlap_weight: Annotated[Number, within(0)] = Field(  # dynamo_like
+    overlap_weight: Weight = Field(  # dynamo_like
         default_factory=lambda: Quantity(
             value=1.0, source="Dynamo, default of --router-kv-overlap-score-weight"
         )
     )
-    price_half_life_s: Positive = Field(  # foresight
+    price_half_life_s: Seconds = Field(  # foresight
         default_factory=lambda: assumed(
             10.0, 5.0, 60.0, "s", "10 and 60 s gave the same P99 within 0.3 %"
         )
@@ -172,6 +189,11 @@ class Router(Frozen):
 
     @model_validator(mode="after")
     def _known(self) -> Router:
+        if 0.0 < self.staleness_ms < LEAST_STALENESS_MS:
+            raise ValueError(
+                f"staleness_ms must be 0 (live signals) or at least {LEAST_STALENESS_MS:g}, got "
+                f"{self.staleness_ms:g}"
+            )
         if self.name not in ROUTERS:
             raise ValueError(f"router {self.name!r} does not exist{nearest(self.name, ROUTERS)}")
         return self
@@ -180,22 +202,24 @@ class Router(Frozen):
 class Slo(Frozen):
     """Latency target, and the wait beyond which a request is shed."""
 
-    p99_ms: Positive
-    deadline_ms: Positive
+    p99_ms: Milliseconds
+    deadline_ms: Milliseconds
 
 
 class Episode(Frozen):
     """Decisions, warm-up and the range of actions."""
 
-    step_s: float = Field(default=5.0, gt=0)
-    steps: int = Field(default=60, gt=0)
-    warmup_s: float = Field(default=60.0, ge=0)
-    warm_starts: int = Field(default=8, gt=0)  # snapshots spread over the regime's period
+    step_s: float = Field(default=5.0, ge=1e-3, le=1e5)
+    steps: int = Field(default=60, gt=0, le=10**8)
+    warmup_s: float = Field(default=60.0, ge=0, le=1e6)
+    warm_starts: int = Field(
+        default=8, gt=0, le=10_000
+    )  # snapshots spread over the regime's period
     initial_share: float = Field(default=0.5, ge=0, le=1)
     share_min: float = Field(default=0.1, ge=0, le=1)
     share_max: float = Field(default=0.9, ge=0, le=1)
     max_step: float | None = Field(default=None, gt=0, le=1)
-    hot_user_s: Positive = Field(  # a user seen this recently is hot
+    hot_user_s: Seconds = Field(  # a user seen this recently is hot
         default_factory=lambda: assumed(
             30.0, 5.0, 300.0, "s", "HELM names the signal, not the rule"
         )
@@ -215,7 +239,7 @@ class Scenario(Frozen):
     """A complete, digestible description of one cluster and its workload."""
 
     name: str
-    version: int = 1
+    version: int = Field(default=1, ge=0, le=10**6)
     description: str = ""
     nodes: int = Field(gt=0, le=1024)
     hardware: Hardware
@@ -227,7 +251,7 @@ class Scenario(Frozen):
     slo: Slo
     workload: Workload
     episode: Episode = Field(default_factory=Episode)
-    structure_seed: int = Field(default=0, ge=0)  # interest groups and burst instants
+    structure_seed: int = Field(default=0, ge=0, lt=2**64)  # interest groups and burst instants
     # Dimensions of kernel times that leave the measured range on purpose, as incremental.n_cached.
     extrapolates: tuple[str, ...] = ()
 

@@ -8,8 +8,25 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from helm_gym.config.quantity import Frozen, Number, Positive, Quantity, load_preset
+from helm_gym.config.quantity import (
+    Count,
+    Factor,
+    Fraction,
+    Frozen,
+    Logarithm,
+    Number,
+    Positive,
+    Quantity,
+    Seconds,
+    Spread,
+    Tokens,
+    load_preset,
+    within,
+)
 
+Share = Annotated[float, Field(ge=0, le=1e9)]  # of a mix, which is scaled to a sum of 1
+RatePerNode = Annotated[Positive, within(0.01, 1e6)]  # requests/s
+RAREST_GAP = -8.0  # sd: a part of 6e-16 of all gaps is shorter
 PROFILES = Path(__file__).parents[1] / "workload" / "profiles"
 
 
@@ -19,56 +36,45 @@ def assumed(value: float, low: float, high: float, unit: str = "1", why: str = "
     return Quantity(value=value, unit=unit, source=source, assumed=True, low=low, high=high)
 
 
-def within(low: float, high: float = math.inf) -> AfterValidator:
-    """Refuse a :class:`Quantity` outside ``[low, high]``."""
-
-    def check(quantity: Quantity) -> Quantity:
-        if not low <= quantity.value <= high:
-            allowed = f"be at least {low:g}" if high == math.inf else f"lie in [{low:g}, {high:g}]"
-            raise ValueError(f"must {allowed}, got {quantity.value:g}")
-        return quantity
-
-    return AfterValidator(check)
-
-
-def _whole(quantity: Quantity) -> Quantity:
-    if not quantity.value.is_integer():
-        raise ValueError(f"must be a whole number, got {quantity.value:g}")
-    return quantity
-
-
-Count = Annotated[Number, AfterValidator(_whole), within(0)]
-"""A :class:`Quantity` that counts something."""
-
-
 class Popularity(Frozen):
     """Zipf-Mandelbrot law of item look-ups: ``p(rank) ~ (rank + shift_items) ** -exponent``."""
 
-    catalogue_items: Positive
-    exponent: Positive
-    shift_items: Number
-    own_interest_share: Number  # part of a group's look-ups that follow its own ranking
-    interest_spread: Number  # sd of the log of an item's rank between groups
-    interest_groups: Positive
+    catalogue_items: Annotated[Positive, within(2, 2e8)]
+    exponent: Annotated[Positive, within(1e-3, 20)]
+    shift_items: Annotated[Number, within(0, 1e12)]
+    own_interest_share: Fraction  # part of a group's look-ups that follow its own ranking
+    interest_spread: Annotated[
+        Number, within(0, 100)
+    ]  # sd of the log of an item's rank between groups
+    interest_groups: Annotated[Count, within(1, 4096)]
 
 
 class LogNormal(Frozen):
     """A lognormal law by the mean and standard deviation of the logarithm."""
 
-    log_mean: Number
-    log_sigma: Positive
+    log_mean: Logarithm
+    log_sigma: Spread
 
 
 class History(LogNormal):
     """Length of a user's history in tokens, clipped to [shortest, the model's longest]."""
 
-    shortest: Positive
+    shortest: Tokens
 
 
 class Gap(LogNormal):
     """Seconds between requests of a session, cut at ``cut_s`` (a longer gap ends the session)."""
 
-    cut_s: Positive
+    cut_s: Annotated[Seconds, within(1e-3, 1e8)]
+
+    @model_validator(mode="after")
+    def _some_are_shorter(self) -> Gap:
+        if (math.log(self.cut_s.value) - self.log_mean.value) / self.log_sigma.value < RAREST_GAP:
+            raise ValueError(
+                f"no gap of log_mean {self.log_mean.value:g} and log_sigma "
+                f"{self.log_sigma.value:g} is shorter than cut_s {self.cut_s.value:g}"
+            )
+        return self
 
 
 class Profile(Frozen):
@@ -77,27 +83,27 @@ class Profile(Frozen):
     name: str
     popularity: Popularity
     history: History
-    activity_sigma: Number  # sd of the log of users' activity; Gini = erf(sigma / 2)
+    activity_sigma: Annotated[
+        Number, within(0, 10)
+    ]  # sd of the log of users' activity; Gini = erf(sigma / 2)
     session_length: LogNormal  # requests, rounded up
     gap: Gap
     between_sessions: LogNormal  # s; recorded, the generator draws users by activity alone
-    new_items_per_request: Number
-    interest_half_life_s: Positive
-    hourly: tuple[Number, ...] = Field(min_length=24, max_length=24)  # rate by hour / mean
-
-    @model_validator(mode="after")
-    def _shares(self) -> Profile:
-        if not 0.0 <= self.popularity.own_interest_share.value <= 1.0:
-            raise ValueError("popularity.own_interest_share must lie in [0, 1]")
-        return self
+    new_items_per_request: Annotated[Number, within(0, 1e6)]
+    interest_half_life_s: Seconds
+    hourly: tuple[Annotated[Number, within(0, 1e6)], ...] = Field(
+        min_length=24, max_length=24
+    )  # rate by hour / mean
 
 
 class Surface(Frozen):
     """Where a session happens (home feed, search ...): its candidates, and its pace."""
 
     name: str
-    candidates: Positive  # items scored per request
-    gap_scale: Positive = Field(default_factory=lambda: Quantity(value=1.0))
+    candidates: Tokens  # items scored per request
+    gap_scale: Annotated[Factor, within(1e-6, 1e3)] = Field(
+        default_factory=lambda: Quantity(value=1.0)
+    )
     gap: Gap | None = None  # in place of the profile's
     session_length: LogNormal | None = None  # in place of the profile's
 
@@ -105,10 +111,10 @@ class Surface(Frozen):
 class Phase(Frozen):
     """A stretch of time with one surface mix and one load."""
 
-    duration_s: float = Field(gt=0)
-    mix: dict[str, float]
+    duration_s: float = Field(ge=1, le=1e6)
+    mix: dict[str, Share]
     # Of the best static share in this mix alone; phases are loaded in proportion to it.
-    capacity_rps_per_node: Positive | None = None
+    capacity_rps_per_node: RatePerNode | None = None
 
 
 class Steady(Frozen):
@@ -117,12 +123,27 @@ class Steady(Frozen):
     kind: Literal["steady"] = "steady"
 
 
+MOST_SECONDS = 1e7  # of a schedule: four months, a cell per second
+
+
+def _short_enough(seconds: float) -> None:
+    if seconds > MOST_SECONDS:
+        raise ValueError(
+            f"the schedule repeats after {seconds:g} s; it may take at most {MOST_SECONDS:g} s"
+        )
+
+
 class Phases(Frozen):
     """Surface mixes in turn, with linear ramps between them, repeated for ever."""
 
     kind: Literal["phases"] = "phases"
-    phases: tuple[Phase, ...] = Field(min_length=1)
-    ramp_s: float = Field(default=20.0, ge=0)
+    phases: tuple[Phase, ...] = Field(min_length=1, max_length=1000)
+    ramp_s: float = Field(default=20.0, ge=0, le=1e6)
+
+    @model_validator(mode="after")
+    def _period(self) -> Phases:
+        _short_enough(sum(phase.duration_s for phase in self.phases))
+        return self
 
 
 class Trend(Frozen):
@@ -131,31 +152,45 @@ class Trend(Frozen):
     kind: Literal["trend"] = "trend"
     start_hour: float = Field(default=7.0, ge=0, lt=24)
     span_hours: float = Field(default=16.0, gt=0, le=24)
-    speedup: float = Field(default=60.0, gt=0)
-    mix_end: dict[str, float] | None = None  # surface mix at the end of the span
-    drift_half_life_s: float | None = Field(default=None, gt=0)  # else the profile's
+    speedup: float = Field(default=60.0, ge=0.01, le=1e5)
+    mix_end: dict[str, Share] | None = None  # surface mix at the end of the span
+    drift_half_life_s: float | None = Field(default=None, ge=1e-3, le=1e9)  # else the profile's
+
+
+def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"need the shorter duration first, got {pair[0]:g} and {pair[1]:g}")
+    return pair
+
+
+Duration = Annotated[float, Field(ge=0, le=1e5)]
+Between = Annotated[tuple[Duration, Duration], AfterValidator(_ordered)]
+"""Shortest and longest duration (s), drawn uniformly; a second at the least."""
 
 
 class Burst(Frozen):
     """Stretches of ``amplitude`` times the base rate; what they bring is assumed, so sweep it."""
 
     kind: Literal["burst"] = "burst"
-    amplitude: Positive
-    on_s: tuple[float, float] = (10.0, 30.0)
-    off_s: tuple[float, float] = (30.0, 30.0)
-    cycles: int = Field(default=8, gt=0)
-    new_user_share: Number = Field(default_factory=lambda: assumed(0.5, 0.0, 1.0))
-    hot_item_share: Number = Field(default_factory=lambda: assumed(0.5, 0.0, 1.0))
+    amplitude: Annotated[Factor, within(1e-3, 1e4)]
+    on_s: Between = (10.0, 30.0)
+    off_s: Between = (30.0, 30.0)
+    cycles: int = Field(default=8, gt=0, le=10_000)
+    new_user_share: Fraction = Field(default_factory=lambda: assumed(0.5, 0.0, 1.0))
+    hot_item_share: Fraction = Field(default_factory=lambda: assumed(0.5, 0.0, 1.0))
     # The shards that a burst's hot items live in, and the part of its look-ups that go there.
     hot_shards: Annotated[Number, within(0, 0.75)] = Field(
         default_factory=lambda: assumed(0.02, 0.002, 0.1)
     )
-    hot_focus: Annotated[Number, within(0, 1)] = Field(
-        default_factory=lambda: assumed(0.9, 0.5, 1.0)
-    )
-    newcomers: Positive = Field(
+    hot_focus: Fraction = Field(default_factory=lambda: assumed(0.9, 0.5, 1.0))
+    newcomers: Annotated[Factor, within(1e-6, 1e3)] = Field(
         default_factory=lambda: assumed(0.5, 0.1, 2.0, why="users beyond the regular ones, per one")
     )
+
+    @model_validator(mode="after")
+    def _period(self) -> Burst:
+        _short_enough(self.cycles * (self.on_s[1] + self.off_s[1]))
+        return self
 
 
 class Replay(Frozen):
@@ -165,10 +200,12 @@ class Replay(Frozen):
     kind: Literal["interactions", "arrivals"] = "interactions"
     time_unit: Literal["s", "ms", "us"] = "s"
     time_column: str = "timestamp"
-    compression: float | None = Field(default=None, gt=0)  # None: whatever reaches the load
+    compression: float | None = Field(
+        default=None, ge=1e-9, le=1e12
+    )  # None: whatever reaches the load
     history: Literal["profile", "log"] = "profile"
     items: Literal["log", "profile"] = "log"  # whose popularity look-ups follow
-    overlay: int = Field(default=1, gt=0)  # copies of every user, each shifted in time
+    overlay: int = Field(default=1, gt=0, le=10_000)  # copies of every user, each shifted in time
     overlay_shift: Literal["log", "days"] = "log"  # by any time within the log, or whole days
 
     @model_validator(mode="after")
@@ -196,21 +233,23 @@ class Workload(Frozen):
     """Who asks, for what, how often."""
 
     profile: Annotated[Profile, BeforeValidator(_load_profile)]
-    surfaces: tuple[Surface, ...] = Field(min_length=1)
-    mix: dict[str, float] = Field(default_factory=dict)  # surface -> share of requests
-    users: Annotated[Count, within(1)] = Field(
+    surfaces: tuple[Surface, ...] = Field(min_length=1, max_length=1000)
+    mix: dict[str, Share] = Field(default_factory=dict)  # surface -> share of requests
+    users: Annotated[Count, within(1, 1e8)] = Field(
         default_factory=lambda: assumed(
             200_000, 50_000, 1_000_000, "users", "sets how soon a user returns"
         )
     )
-    session_start_cv: Positive = Field(  # 1 is Poisson, else Gamma
+    session_start_cv: Annotated[Factor, within(0.01, 100)] = Field(  # 1 is Poisson, else Gamma
         default_factory=lambda: assumed(
             1.0, 0.8, 2.0, why="Poisson; ServeGen's median clients have 1.0 to 2.0"
         )
     )
-    load: float = Field(default=0.7, gt=0)  # fraction of the best static share's capacity
+    load: float = Field(
+        default=0.7, ge=1e-9, le=100
+    )  # fraction of the best static share's capacity
     # Highest steady rate that the best static share of the busiest mix carries within the SLO.
-    capacity_rps_per_node: Positive
+    capacity_rps_per_node: RatePerNode
     regime: Regime = Field(default_factory=Steady)
     replay: Replay | None = None
 

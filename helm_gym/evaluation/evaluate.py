@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -14,8 +14,8 @@ from helm_gym._version import __version__
 from helm_gym.config.scenario import Scenario
 from helm_gym.console import progress_bar
 from helm_gym.errors import ConfigError
+from helm_gym.evaluation.search import Search, most_tried, search
 from helm_gym.evaluation.specs import SEARCHES, make_policy
-from helm_gym.evaluation.tune import Search, most_tried, search
 from helm_gym.files import write_text
 from helm_gym.policy import Policy
 from helm_gym.runs.rollout import Episode, run_policy
@@ -107,6 +107,7 @@ def evaluate(
     reward: str | Mapping[str, Any] = "paper",
     threads: int = 1,
     progress: bool = False,
+    allow: Collection[str] = (),
 ) -> Evaluation:
     """Run every policy on the same held-out request streams.
 
@@ -119,6 +120,7 @@ def evaluate(
         reward: preset or weights of the reward column.
         threads: simulator threads; results do not depend on it.
         progress: show a progress bar on stderr.
+        allow: see :func:`~helm_gym.evaluation.specs.make_policy`.
 
     Raises:
         ConfigError: a spec or a seed cannot be used.
@@ -128,7 +130,8 @@ def evaluate(
     _check(specs, seeds)
     given = policies or {}
     # Made before anything runs, so that a typo in the last spec does not cost the first ones' time.
-    made = {spec: given.get(spec) or make_policy(spec) for spec in specs if spec not in SEARCHES}
+    asked_for = [spec for spec in specs if spec not in SEARCHES]
+    made = {spec: given.get(spec) or make_policy(spec, allow) for spec in asked_for}
     searches: list[Search] = []
     entries: list[Entry] = []
     runs = sum(1 + (most_tried(scenario, spec) if spec in SEARCHES else 0) for spec in specs)

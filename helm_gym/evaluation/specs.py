@@ -1,29 +1,37 @@
 """Policies by name: ``static:0.45``, ``aimd:up=0.02``, ``ppo:runs/x/model.zip``, ``my_module:My``.
 
-Specs that end in ``:best``, such as ``static:best`` or ``aimd:best``, name a search rather than a
-policy; they depend on the scenario, so :mod:`helm_gym.evaluation.tune` resolves them to one of the
-others.
+All are written ``KIND[(name=value,...)][:ARGUMENT]``; :mod:`helm_gym.spec_grammar` takes them
+apart. Specs that end in ``:best``, such as ``static:best`` or ``aimd:best``, name a search rather
+than a policy; :mod:`helm_gym.evaluation.search` resolves them on a scenario.
 """
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
 
 from helm_gym.baselines import registry
-from helm_gym.baselines.registry import RULES, SETTINGS
+from helm_gym.baselines.own import FORM, check_allowed, is_own, make_own
+from helm_gym.baselines.registry import BEST, RULES, STATIC
+from helm_gym.config.quantity import Frozen
 from helm_gym.errors import ConfigError, nearest
 from helm_gym.policy import Policy
+from helm_gym.spec_grammar import Spec, parse_settings, parse_spec
 
 TRAINED = ("ppo", "recurrent-ppo", "sac", "dqn")
 """Learning algorithms; the spec of a policy that one trained begins with its name."""
+WRAPPERS = ("adapted", "recovery", "anchored")
+"""Kinds whose argument is the spec of another policy."""
+HELM = "helm"
 
-HELM_SEARCH = "helm:best"
-SEARCHES = ("static:best", *(f"{name}:best" for name in SETTINGS), HELM_SEARCH)
+HELM_SEARCH = f"{HELM}:{BEST}"
+SEARCHES = (*(f"{name}:{BEST}" for name in (STATIC, *RULES)), HELM_SEARCH)
 """Specs that a search on tuning seeds resolves."""
+
+KNOWN = (*registry.NAMES, *TRAINED, *WRAPPERS, HELM, *SEARCHES)
+"""What a spec may begin with, and the searches: what a mistyped one is offered."""
 
 FORMS: Mapping[str, str] = {
     **registry.FORMS,
@@ -34,144 +42,201 @@ FORMS: Mapping[str, str] = {
     "adapted": "adapted:BASE or adapted(bound=0.1,step=0.002):BASE (BASE is any other spec)",
     "recovery": "recovery:BASE, recovery(strict):BASE or recovery(burst_pace=0.5,...):BASE",
     "anchored": "anchored(at=0.35,follow=0.5):BASE (between that share and what BASE says)",
-    "helm": "helm, helm:adapter=off,recovery=off, helm:anchor=0.35,follow=0.5, helm:base=PATH (all "
+    HELM: "helm, helm:adapter=off,recovery=off, helm:anchor=0.35,follow=0.5, helm:base=PATH (all "
     "three layers, or some) or helm:best",
-    "module": "package.module:Class (anything that meets helm_gym.policy.Policy)",
+    "module": FORM,
 }
 """How each kind of spec is written."""
 
 
-def make_policy(spec: str) -> Policy:
+class HelmSettings(Frozen):
+    """What the spec ``helm:name=value,...`` may say."""
+
+    base: str = "released"  # or a model file, a run folder, or the spec of a trained policy
+    anchor: float | None = Field(default=None, ge=0, le=1)  # planned share; None: tied to nothing
+    follow: float | None = Field(default=None, ge=0, le=1)  # how far the base may leave it
+    adapter: Literal["on", "off"] = "on"
+    recovery: Literal["on", "off"] = "on"
+
+    @model_validator(mode="after")
+    def _follow_needs_an_anchor(self) -> HelmSettings:
+        if self.follow is not None and self.anchor is None:
+            raise ValueError(
+                f"follow={self.follow:g} says how far to go from a planned share, and there is "
+                "none; write anchor=SHARE too"
+            )
+        return self
+
+    @classmethod
+    def of(cls, spec: str) -> HelmSettings:
+        """Settings that a spec of this kind has.
+
+        Raises:
+            ConfigError: one does not exist or has no such value.
+        """
+        return cls.parse(_settings(parse_spec(spec, FORMS[HELM]), cls), f"policy {spec!r}")
+
+
+def make_policy(spec: str, allow: Collection[str] = ()) -> Policy:
     """Make the policy that a spec names.
+
+    The spec counts as typed by a person: ``module:Class`` in it is imported. Give specs out of a
+    file to :func:`from_file` first.
 
     Args:
         spec: one of :data:`FORMS`.
+        allow: classes, as ``module:Class``, that files which the spec names may name in turn, such
+            as the rule that a model was trained around.
 
     Raises:
         ConfigError: the spec names nothing; the message has the nearest name.
         CheckpointError: the file of a trained policy cannot be used.
     """
-    spec = spec.strip()
-    if spec in SEARCHES:
+    return _make(spec, allow, ())
+
+
+def from_file(spec: Any, where: str, allow: Collection[str] = ()) -> str:
+    """Check a spec that a file holds: it may name what is built in, and classes that are allowed.
+
+    Args:
+        spec: as the file has it.
+        where: the file, for errors.
+        allow: classes, as ``module:Class``, that a person allows.
+
+    Returns:
+        ``spec``, for :func:`make_policy`.
+
+    Raises:
+        ConfigError: it names other code, or is no text.
+    """
+    if not isinstance(spec, str):
+        raise ConfigError(f"{where}: {spec!r:.80} is no policy; a spec is a text")
+    inner = parse_spec(spec)
+    while inner.kind in WRAPPERS:
+        inner = parse_spec(inner.argument)
+    if inner.kind not in KNOWN and is_own(inner.text):
+        check_allowed(inner.text, where, allow)
+    return spec
+
+
+def _make(text: str, allow: Collection[str], around: tuple[str, ...]) -> Policy:
+    """Make a policy that stands inside the wrappers ``around``, the outermost first."""
+    kind = text.strip().partition(":")[0].partition("(")[0].strip()
+    spec = parse_spec(text, FORMS.get(kind, FORMS["adapted"]))
+    if spec.text in SEARCHES:
         raise ConfigError(
-            f"policy {spec!r} is found by a grid search on a scenario; use it in helm-gym "
-            "evaluate, or resolve it with helm_gym.evaluation.tune.resolve(scenario, spec)"
+            f"policy {spec.text!r} is found by a grid search on a scenario; use it in helm-gym "
+            "evaluate, or resolve it with helm_gym.evaluation.search.resolve(scenario, spec)"
         )
-    kind, _, rest = spec.partition(":")
-    if kind in registry.NAMES:
-        return registry.make_rule(spec)
-    if kind in TRAINED:
-        return _trained(spec, rest)
-    if kind == "adapted" or kind.startswith("adapted("):
-        return _adapted(spec, kind, rest)
-    if kind == "recovery" or kind.startswith("recovery("):
-        return _recovered(spec, kind, rest)
-    if kind == "anchored" or kind.startswith("anchored("):
-        return _anchored(spec, kind, rest)
-    if kind == "helm":
-        return _helm(spec, rest)
-    if rest:
-        return _from_module(spec, kind, rest)
-    known = (*registry.NAMES, *TRAINED, "adapted", "recovery", "anchored", "helm")
-    raise ConfigError(f"policy {spec!r} does not exist{nearest(kind, known)}\n{_forms()}")
+    if spec.kind in WRAPPERS:
+        return _wrapped(spec, allow, around)
+    if spec.kind in TRAINED:
+        return _trained(spec, allow)
+    if spec.kind == HELM:
+        return _helm(spec, allow)
+    if spec.kind in registry.NAMES:
+        return registry.make_rule(spec.text)
+    if is_own(spec.text):
+        return make_own(spec.text, KNOWN)
+    raise ConfigError(f"policy {spec.text!r} does not exist{_offer(spec.text)}")
 
 
-def _forms() -> str:
-    own = ", ".join(RULES)
-    general = [
-        FORMS[kind] for kind in ("static", "balance", "schedule", *TRAINED, "recovery", "module")
-    ]
-    return f"Policies are written as: {'; '.join(general)}; and like balance: {own}"
+def _offer(text: str) -> str:
+    """The nearest known name; of a text that is like none, all names and forms."""
+    for tried in (text, text.partition(":")[0].partition("(")[0]):
+        hint = nearest(tried, KNOWN)
+        if hint.startswith("; did you mean"):
+            return hint
+    return f"; known: {', '.join(KNOWN)}. Policies are written as: {'; '.join(FORMS.values())}"
 
 
-def _trained(spec: str, rest: str) -> Policy:
-    kind = spec.partition(":")[0]
-    if not rest:
-        raise ConfigError(f"policy {spec!r} needs a file; write {FORMS[kind]}")
+def _trained(spec: Spec, allow: Collection[str]) -> Policy:
+    if not spec.argument or spec.inside is not None:
+        raise ConfigError(f"policy {spec.text!r} needs a file; write {FORMS[spec.kind]}")
     from helm_gym.agents.models.trained import load_trained
 
-    return load_trained(kind, rest)
+    return load_trained(spec.kind, spec.argument, allow)
 
 
-def _adapted(spec: str, kind: str, rest: str) -> Policy:
-    head, opened, settings = kind.partition("(")
-    if not rest or head != "adapted" or (opened and not settings.endswith(")")):
-        raise ConfigError(f"policy {spec!r} cannot be read; write {FORMS['adapted']}")
-    from helm_gym.agents.layers.adapted import AdaptedPolicy, settings_of_spec
-
-    adapted: Policy = AdaptedPolicy(make_policy(rest), settings_of_spec(spec, settings[:-1]))
-    return adapted
-
-
-def _anchored(spec: str, kind: str, rest: str) -> Policy:
-    head, opened, settings = kind.partition("(")
-    if not rest or head != "anchored" or not opened or not settings.endswith(")"):
-        raise ConfigError(f"policy {spec!r} cannot be read; write {FORMS['anchored']}")
-    from helm_gym.agents.layers.anchored import AnchoredPolicy, anchor_of_spec
-
-    anchored: Policy = AnchoredPolicy(make_policy(rest), anchor_of_spec(spec, settings[:-1]))
-    return anchored
-
-
-def _recovered(spec: str, kind: str, rest: str) -> Policy:
-    head, opened, settings = kind.partition("(")
-    if not rest or head != "recovery" or (opened and not settings.endswith(")")):
-        raise ConfigError(f"policy {spec!r} cannot be read; write {FORMS['recovery']}")
-    from helm_gym.agents.layers.recovered import RecoveredPolicy, read_settings
-
-    return RecoveredPolicy(make_policy(rest), read_settings(settings[:-1]))
-
-
-def _helm(spec: str, rest: str) -> Policy:
-    from helm_gym.agents.layers.helm import HelmPolicy
-
-    helm: Policy = HelmPolicy.from_spec(spec, rest)
-    return helm
-
-
-def _from_module(spec: str, module: str, name: str) -> Policy:
-    try:
-        found = _import(module)
-    except ModuleNotFoundError as error:
-        if error.name and (module == error.name or module.startswith(f"{error.name}.")):
-            kinds = [kind for kind in FORMS if kind != "module"]
-            raise ConfigError(
-                f"policy {spec!r}: there is no module {error.name!r}{nearest(module, kinds)}\n"
-                f"{_forms()}"
-            ) from None
-        raise ConfigError(f"policy {spec!r}: importing it failed: {error}") from error
-    except Exception as error:
+def _wrapped(spec: Spec, allow: Collection[str], around: tuple[str, ...]) -> Policy:
+    """A policy around another one."""
+    if not spec.argument:
+        raise ConfigError(f"policy {spec.text!r} has no base; write {FORMS[spec.kind]}")
+    if spec.kind in around:
         raise ConfigError(
-            f"policy {spec!r}: importing it raised {type(error).__name__}: {error}"
-        ) from error
-    if not hasattr(found, name):
-        public = [known for known in vars(found) if not known.startswith("_")]
-        raise ConfigError(f"policy {spec!r}: {module} has no {name!r}{nearest(name, public)}")
-    try:
-        policy = getattr(found, name)()
-    except Exception as error:
-        raise ConfigError(
-            f"policy {spec!r}: {name}() raised {type(error).__name__}: {error}; it has to be made "
-            "without arguments"
-        ) from error
-    missing = [part for part in ("reset", "act") if not callable(getattr(policy, part, None))]
-    if missing:
-        raise ConfigError(
-            f"policy {spec!r}: it has no {missing[0]}(); see helm_gym.policy.Policy for what a "
-            "policy needs"
+            f"policy {spec.text!r} stands inside another {spec.kind}, which changes nothing "
+            f"more; write {spec.kind} once"
         )
-    found_policy: Policy = policy
-    return found_policy
+    wrap = _WRAP[spec.kind](spec)
+    policy: Policy = wrap(_make(spec.argument, allow, (*around, spec.kind)))
+    return policy
 
 
-def _import(module: str) -> Any:
-    """Import a module; files in the working folder count, but only where nothing else matches."""
-    here = str(Path.cwd())
-    added = here not in sys.path
-    if added:
-        sys.path.append(here)
+def _adapted(spec: Spec) -> Any:
+    from helm_gym.agents.adapter.config import ResidualConfig
+    from helm_gym.agents.layers.adapted import AdaptedPolicy
+
+    config = ResidualConfig.parse(_settings(spec, ResidualConfig), f"policy {spec.text!r}")
+    return lambda base: AdaptedPolicy(base, config)
+
+
+def _anchored(spec: Spec) -> Any:
+    from helm_gym.agents.layers.anchored import Anchor, AnchoredPolicy
+
+    settings = _settings(spec, Anchor)
+    if "at" not in settings:
+        raise ConfigError(
+            f"policy {spec.text!r}: has no planned share, at=; write {FORMS['anchored']}"
+        )
+    anchor = Anchor.parse(settings, f"policy {spec.text!r}")
+    return lambda base: AnchoredPolicy(base, anchor)
+
+
+def _recovered(spec: Spec) -> Any:
+    from helm_gym.agents.layers.recovered import RecoveredPolicy
+    from helm_gym.envs.recovery_config import RecoveryConfig
+
+    if spec.inside == "strict":
+        return lambda base: RecoveredPolicy(base, RecoveryConfig.strict())
+    settings = _settings(spec, RecoveryConfig, ("strict",))
+    values = {name: _number_or_off(value) for name, value in settings.items()}
+    config = RecoveryConfig.parse(values, f"policy {spec.text!r}")
+    return lambda base: RecoveredPolicy(base, config)
+
+
+_WRAP: Mapping[str, Any] = {"adapted": _adapted, "anchored": _anchored, "recovery": _recovered}
+
+
+def _number_or_off(value: str) -> float | str | None:
+    """A threshold; ``off`` is None, and what is no number is left for the model to refuse."""
     try:
-        return importlib.import_module(module)
-    finally:
-        if added:
-            sys.path.remove(here)
+        return None if value == "off" else float(value)
+    except ValueError:
+        return value
+
+
+def _helm(spec: Spec, allow: Collection[str]) -> Policy:
+    from helm_gym.agents.adapter.config import ResidualConfig
+    from helm_gym.agents.layers.anchored import Anchor
+    from helm_gym.agents.layers.helm import HelmPolicy
+    from helm_gym.envs.recovery_config import RecoveryConfig
+
+    said = HelmSettings.of(spec.text)
+    tie = {"at": said.anchor} if said.follow is None else {"at": said.anchor, "follow": said.follow}
+    return HelmPolicy(
+        said.base,
+        ResidualConfig() if said.adapter == "on" else None,
+        RecoveryConfig() if said.recovery == "on" else None,
+        anchor=None if said.anchor is None else Anchor.parse(tie, f"policy {spec.text!r}"),
+        allow=allow,
+    )
+
+
+def _settings(spec: Spec, model: type[Frozen], words: Collection[str] = (BEST,)) -> dict[str, str]:
+    """Settings of a spec, whose names are those of a model; of a wrapper those in brackets."""
+    where, form = f"policy {spec.text!r}", FORMS[spec.kind]
+    if spec.kind in WRAPPERS:
+        return parse_settings(spec.inside or "", where, form, model.model_fields, words)
+    if spec.inside is not None and spec.argument:
+        raise ConfigError(f"{where}: {spec.argument!r} follows its settings; write {form}")
+    return parse_settings(spec.settings, where, form, model.model_fields, words)

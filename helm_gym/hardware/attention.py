@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from helm_gym.config.quantity import Positive, Quantity
+from helm_gym.config.quantity import Coefficient, Processors, Quantity, Rate
 from helm_gym.hardware.form import MEASURED, Array, Calibrated, Columns, ranges_of
 from helm_gym.hardware.relative_fit import Fitted, fit_relative, quantities
 from helm_gym.units import GBPS, NS, TFLOPS, US
@@ -68,16 +68,16 @@ class Prefill(Calibrated):
         *("batch", "seq_len", "n_heads", "n_kv_heads", "head_dim"),
     )
 
-    sms: Positive
-    launch_us: Positive
-    tflops: Positive
-    step_us: Positive
-    tail: Positive
-    query_gbps: Positive
-    kv_gbps: Positive
-    split_below: Positive
-    split_us: Positive
-    split_gbps: Positive
+    sms: Processors
+    launch_us: Coefficient
+    tflops: Rate
+    step_us: Coefficient
+    tail: Coefficient
+    query_gbps: Rate
+    kv_gbps: Rate
+    split_below: Coefficient
+    split_us: Coefficient
+    split_gbps: Rate
 
     def seconds(
         self,
@@ -200,14 +200,14 @@ class Incremental(Calibrated):
         *("n_heads", "n_kv_heads", "head_dim", "n_new", "n_cached"),
     )
 
-    sms: Positive
-    launch_us: Positive
-    rows_us: Positive
-    own_ns: Positive
-    tflops: Positive
-    step_us: Positive
-    crowd_us: Positive
-    split_us: Positive
+    sms: Processors
+    launch_us: Coefficient
+    rows_us: Coefficient
+    own_ns: Coefficient
+    tflops: Rate
+    step_us: Coefficient
+    crowd_us: Coefficient
+    split_us: Coefficient
 
     def seconds(
         self,

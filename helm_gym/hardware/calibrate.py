@@ -11,7 +11,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from helm_gym.config.quantity import Quantity, read_yaml
+from helm_gym.config.quantity import Quantity
+from helm_gym.config.safe_yaml import read_yaml
 from helm_gym.console import make_table
 from helm_gym.errors import ConfigError, nearest
 from helm_gym.files import write_text

@@ -9,26 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import model_validator
 
-from helm_gym.config.quantity import Frozen
+from helm_gym.config.quantity import Frozen, within
 
 Array = NDArray[np.float64]
 Columns = Mapping[str, NDArray[Any]]
 """Column name -> (R,) values, one per measurement; ``seconds`` holds the measured times."""
 
 MEASURED = "seconds"
+Size = Annotated[float, within(0, 1e18)]
 
 
 class Range(Frozen):
     """Lowest and highest value of a dimension among the shapes that a form was fitted to."""
 
-    low: float
-    high: float
+    low: Size
+    high: Size
 
     @model_validator(mode="after")
     def _ordered(self) -> Range:

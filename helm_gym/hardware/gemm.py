@@ -26,7 +26,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from helm_gym.config.quantity import Positive, Quantity
+from helm_gym.config.quantity import Coefficient, Processors, Quantity, Rate
 from helm_gym.hardware.form import MEASURED, Array, Calibrated, Columns, ranges_of
 from helm_gym.hardware.relative_fit import fit_relative, quantities
 from helm_gym.units import GBPS, TFLOPS, US
@@ -66,18 +66,18 @@ class Gemm(Calibrated):
 
     dimensions: ClassVar[tuple[str, ...]] = ("m", "k", "n")
 
-    sms: Positive
-    launch_us: Positive
-    tflops: Positive
-    tile_half: Positive
-    tile_us: Positive
-    store_gbps: Positive
-    split_us: Positive
-    reduce_gbps: Positive
-    read_gbps: Positive
-    write_gbps: Positive
-    overlap: Positive
-    throttle: Positive
+    sms: Processors
+    launch_us: Coefficient
+    tflops: Rate
+    tile_half: Coefficient
+    tile_us: Coefficient
+    store_gbps: Rate
+    split_us: Coefficient
+    reduce_gbps: Rate
+    read_gbps: Rate
+    write_gbps: Rate
+    overlap: Coefficient
+    throttle: Coefficient
 
     def seconds(self, m: ArrayLike, k: ArrayLike, n: ArrayLike) -> Array:
         """Time of each product, s; arguments broadcast."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import least_squares
 
-from helm_gym.config.quantity import Frozen, Positive, Quantity
+from helm_gym.config.quantity import Coefficient, Frozen, Quantity, Rate
 from helm_gym.errors import ConfigError
 from helm_gym.hardware.form import MEASURED, Calibrated, Columns, ranges_of
 from helm_gym.hardware.presets import Host
@@ -38,8 +38,8 @@ class Transfer(Calibrated):
     """``t = latency + bytes / gbps`` of one copy or gather."""
 
     dimensions: ClassVar[tuple[str, ...]] = ("bytes",)
-    latency_us: Positive
-    gbps: Positive
+    latency_us: Coefficient
+    gbps: Rate
 
     def seconds(self, size: ArrayLike) -> Array:
         """Time of copies of ``size`` bytes."""
@@ -51,9 +51,9 @@ class Lookup(Calibrated):
     """``t = latency + max(bytes / gbps, keys / keys_per_s)``: a gather that a copy overlaps."""
 
     dimensions: ClassVar[tuple[str, ...]] = ("bytes", "keys")
-    latency_us: Positive
-    gbps: Positive
-    keys_per_s: Positive
+    latency_us: Coefficient
+    gbps: Rate
+    keys_per_s: Rate
 
     def seconds(self, size: ArrayLike, keys: ArrayLike) -> Array:
         """Time of gathering ``keys`` rows of ``size`` bytes together."""
@@ -80,10 +80,10 @@ class Contention(Frozen):
     copies go the other way and still slow them down on every A100 host that was reported.
     """
 
-    h2d_beside_d2h: Positive
-    d2h_beside_h2d: Positive
-    all_gpus: Positive
-    misses_and_refill: Positive
+    h2d_beside_d2h: Coefficient
+    d2h_beside_h2d: Coefficient
+    all_gpus: Coefficient
+    misses_and_refill: Coefficient
 
 
 def _factor(value: float, low: float, high: float, source: str, assumed: bool = False) -> Quantity:

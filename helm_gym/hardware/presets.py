@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from helm_gym.config.quantity import Frozen, Positive
+from helm_gym.config.quantity import (
+    Coefficient,
+    Factor,
+    Frozen,
+    Gigabytes,
+    Positive,
+    Rate,
+    Tokens,
+    within,
+)
 from helm_gym.hardware.attention import Incremental, Prefill
 from helm_gym.hardware.gemm import Gemm
 
@@ -24,30 +34,30 @@ class Gpu(Frozen):
     """
 
     name: str
-    memory_gb: Positive
+    memory_gb: Gigabytes
     gemm: Gemm
     prefill: Prefill
     incremental: Incremental
-    hstu_factor: Positive
+    hstu_factor: Factor
 
 
 class Host(Frozen):
     """The path from host DRAM to HBM: random missing rows, and bulk refill copies."""
 
     name: str
-    latency_us: Positive
-    miss_gbps: Positive
-    bulk_gbps: Positive
-    keys_per_s: Positive
+    latency_us: Coefficient
+    miss_gbps: Rate
+    bulk_gbps: Rate
+    keys_per_s: Rate
 
 
 class ModelSpec(Frozen):
     """The transformer: KV bytes per token are ``2 * layers * width * 2`` (bf16)."""
 
     name: str
-    layers: Positive
-    width: Positive
-    max_history: Positive
+    layers: Annotated[Positive, within(1, 1e4)]
+    width: Annotated[Positive, within(1, 1 << 17)]
+    max_history: Tokens
 
     @property
     def kv_bytes_per_token(self) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from helm_gym.seeding import Stream
-from helm_gym.sim.compiled import exposed, inlined, kernel
+from helm_gym.sim.compiled import inlined, kernel
 from helm_gym.sim.intrinsics import prefetch
 from helm_gym.sim.layout import Array, Arrivals, Clock, Count, Status
 from helm_gym.sim.params import Source
@@ -72,7 +72,7 @@ def draw_surface(arrivals: Arrivals, source: Source, time: float) -> int:
     return surface
 
 
-@exposed
+@inlined
 def draw_user(arrivals: Arrivals, users: Array, source: Source, time: float) -> tuple[int, int]:
     """User and interest group of a session that starts at ``time``.
 
@@ -86,22 +86,22 @@ def draw_user(arrivals: Arrivals, users: Array, source: Source, time: float) -> 
     if excess > 0.0 and uniform(arrivals.rng, Stream.BURST) < excess:
         if uniform(arrivals.rng, Stream.BURST) < source.new_user_share:
             n_new = users.size - n_regular
-            user = n_regular + int(uniform(arrivals.rng, Stream.BURST) * n_new)
+            user = n_regular + min(int(uniform(arrivals.rng, Stream.BURST) * n_new), n_new - 1)
             group = users[user].group
         if uniform(arrivals.rng, Stream.BURST) < source.hot_item_share:
             group = source.burst_group
     return user, group
 
 
-@exposed
+@inlined
 def draw_length(arrivals: Arrivals, source: Source, surface: int) -> int:
     """Requests of a session: a lognormal, rounded up."""
     z = normal_quantile(uniform(arrivals.rng, Stream.LENGTH))
     draw = math.exp(source.length[surface, 0] + source.length[surface, 1] * z)
-    return int(min(math.ceil(draw), 1e6))
+    return math.ceil(min(draw, 1e6))
 
 
-@exposed
+@inlined
 def draw_gap(arrivals: Arrivals, source: Source, surface: int) -> float:
     """Seconds to a session's next request: a lognormal cut at the session gap, then scaled."""
     z = normal_quantile(uniform(arrivals.rng, Stream.GAP) * source.gap_cut[surface])

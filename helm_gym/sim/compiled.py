@@ -8,72 +8,183 @@ of it compiles the module's kernels anew, and rewording a comment does not.
 from __future__ import annotations
 
 import hashlib
+import importlib
+import os
+import sys
 from collections.abc import Callable
+from functools import partial
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import register_pass
 from numba.core.registry import CPUDispatcher
+from numba.core.typed_passes import NativeLowering
 
 from helm_gym.provenance import cache_folder, code_digest, remember_sources
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+settings: Any = numba.config  # its options are set at import and invisible to type checkers
+Lowering: Any = NativeLowering  # numba's own classes have no types
+Passes: Any = DefaultPassBuilder
+register: Any = register_pass
+_make_function: Any = importlib.import_module("numba._dynfunc").make_function
+
+
+LARGEST = "kernel.step-*.nbi"  # what the cache has where the kernels have been compiled before
+SAID = "HELM_GYM_COMPILES"  # set where this process, or the one that started it, has said so
+_outlined: set[Any] = set()  # functions that callers do not take in
 
 
 def kernel_folder(module: str) -> Path:
     """Folder of the machine code of a module's kernels."""
-    about = f"{numba.__version__} {code_digest(module)}"
+    checked = "with bounds checks" if settings.BOUNDSCHECK else ""  # numba's key leaves it out
+    about = f"{numba.__version__} {code_digest(module)}{checked}"
     remember_sources()
     return (
         cache_folder() / "kernels" / f"{module}-{hashlib.sha256(about.encode()).hexdigest()[:16]}"
     )
 
 
-class _NoEntry(CPUDispatcher):
-    """What only kernels can call: machine code without a way in from Python."""
+def _say_that_it_compiles() -> None:
+    """Tell the user once, also of many processes, why the first run seems to hang."""
+    folder = kernel_folder("helm_gym.sim.kernel")
+    if os.environ.get(SAID) or any(folder.rglob(LARGEST)):
+        return
+    os.environ[SAID] = "1"  # processes that this one starts inherit it
+    if parent_process() is not None:  # of the workers of one parent the first one speaks
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"said-to-{os.getppid()}").touch(exist_ok=False)
+        except OSError:
+            return
+    print(
+        "helm-gym: compiling the simulator for this machine, once, for some 20 to 60 s; "
+        f"it is kept in {cache_folder()}",
+        file=sys.stderr,
+        flush=True,
+    )
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError(
-            f"{self.py_func.__qualname__} is compiled for calls from kernels only; call its "
-            ".py_func, or decorate it with @kernel"
-        )
+
+class _Unfinished(JITCodeLibrary):
+    """Code of a kernel for its callers, which optimise it and make it executable with their own.
+
+    By default numba does both for every kernel, and again for each of its callers.
+    """
+
+    def _optimize_functions(self, module: Any) -> None:
+        module.data_layout = self._codegen._data_layout
+        codegen: Any = self._codegen
+        passes, builder = codegen._function_pass_manager()
+        for function in module.functions:
+            if not function.is_declaration:
+                passes.run(function, builder)
+
+    def finalize(self) -> None:
+        """Link what this kernel calls."""
+        libraries: list[Any] = self._linking_libraries
+        for library in dict.fromkeys(libraries):
+            self._final_module.link_in(library._get_module_for_linking(), preserve=True)
+        self._finalized = True
 
 
-def _compile(function: FunctionT, *, entry: bool, **options: bool) -> FunctionT:
-    settings: Any = numba.config  # its options are set at import and invisible to type checkers
+@register(mutates_CFG=True, analysis_only=False)
+class _LowerForCallers(NativeLowering):
+    """Lower a kernel to LLVM code that callers take in."""
+
+    _name = "lower_for_callers"
+
+    def run_pass(self, state: Any) -> bool:
+        """Add the lowered kernel to ``state``."""
+        name = state.func_id.func_qualname
+        unfinished: Any = _Unfinished
+        library = state.library = unfinished(state.targetctx.codegen(), name)
+        state.flags.no_compile = True
+        Lowering.run_pass(self, state)
+        library.finalize()
+        lowered = state["cr"]
+        if state.func_id.func in _outlined:
+            body = library.get_function(lowered.fndesc.mangled_name)
+            body.add_function_attribute("noinline")
+        # The handle by which callers find the code; nobody calls it.
+        module = lowered.fndesc.lookup_module()
+        handle = _make_function(module, name, "", 0, lowered.env, (library,))
+        state.targetctx.insert_user_function(handle, lowered.fndesc, [library])
+        state["cr"] = lowered._replace(cfunc=handle)
+        return True
+
+
+class _ForCallers(CompilerBase):
+    """Numba's compiler, with the pass above in place of its own."""
+
+    def define_pipelines(self) -> list[Any]:
+        """Return the passes."""
+        passes = Passes.define_nopython_pipeline(self.state)
+        where = [step for step, _ in passes.passes].index(NativeLowering)
+        passes.passes[where] = (_LowerForCallers, "lowering for callers")
+        passes._finalized = False
+        passes.finalize()
+        return [passes]
+
+
+class _ForPython(CompilerBase):
+    """Numba's compiler, announced: it is asked only for what the cache does not have."""
+
+    def define_pipelines(self) -> list[Any]:
+        """Return the passes."""
+        _say_that_it_compiles()
+        return [Passes.define_nopython_pipeline(self.state)]
+
+
+class _Kernel(CPUDispatcher):
+    """Compiled with a way in when Python calls it, and without one when another kernel does.
+
+    Unpacking the state's hundreds of fields costs as much to compile as a kernel itself.
+    """
+
+    callee: Any
+
+    def get_call_template(self, args: Any, kws: Any) -> Any:
+        """What a calling kernel is told of the types."""
+        return self.callee.get_call_template(args, kws)
+
+    def get_overload(self, sig: Any) -> Any:
+        """What a calling kernel takes in."""
+        return self.callee.get_overload(sig)
+
+
+def _compile(function: FunctionT, **options: bool) -> FunctionT:
+    # Without the runtime's reference counts (nothing here allocates) a request is six times
+    # cheaper: every call that takes the state would touch some fifty counters atomically.
+    options |= {"nogil": True, "_nrt": False, "no_cfunc_wrapper": True}
+    jit: Any = partial(numba.njit, error_model="numpy", **options)  # its stub does not know _nrt
     before, settings.CACHE_DIR = settings.CACHE_DIR, str(kernel_folder(function.__module__))
     try:
-        # Without the runtime's reference counts (nothing here allocates) a request is six times
-        # cheaper: every call that takes the state would touch some fifty counters atomically.
-        # Unpacking the state's hundreds of fields from Python, or for C, costs as much to compile
-        # as a kernel itself: nobody needs the latter, and only what Python calls the former.
-        jit: Any = numba.njit  # its stub does not know _nrt
-        compiled = jit(
-            cache=True, nogil=True, error_model="numpy", _nrt=False,
-            no_cfunc_wrapper=True, no_cpython_wrapper=not entry, **options,
-        )(function)  # fmt: skip
+        entry = jit(cache=True, pipeline_class=_ForPython)(function)
     finally:
         settings.CACHE_DIR = before  # the user's own functions keep their folder
-    if not entry:
-        compiled.__class__ = _NoEntry  # instead of a crash of the process
-    return cast(FunctionT, compiled)
+    entry.__class__ = _Kernel
+    entry.callee = jit(no_cpython_wrapper=True, pipeline_class=_ForCallers)(function)
+    return cast(FunctionT, entry)
 
 
 def kernel(function: FunctionT) -> FunctionT:
     """Compile ``function`` without the GIL, cached on disk in :func:`kernel_folder`."""
-    return _compile(function, entry=True)
+    return _compile(function)
 
 
-def inner(function: FunctionT) -> FunctionT:
-    """As :func:`kernel`, for what only other kernels call: it compiles in half the time."""
-    return _compile(function, entry=False)
+def outlined(function: FunctionT) -> FunctionT:
+    """As :func:`kernel`, but never merged into its callers: for what runs seldom.
+
+    What calls it stays small enough for the processor's registers, and compiles sooner.
+    """
+    _outlined.add(function)
+    return _compile(function)
 
 
 def inlined(function: FunctionT) -> FunctionT:
-    """As :func:`inner`, but merged into its callers: for what runs once per request."""
-    return _compile(function, entry=False, forceinline=True)
-
-
-def exposed(function: FunctionT) -> FunctionT:
-    """As :func:`inlined`, but callable from Python too."""
-    return _compile(function, entry=True, forceinline=True)
+    """As :func:`kernel`, but merged into its callers: for what runs once per request."""
+    return _compile(function, forceinline=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from helm_gym.sim.compiled import exposed, inner, kernel
+from helm_gym.sim.compiled import inlined, kernel, outlined
 from helm_gym.sim.layout import Array, Emb, Stages
 from helm_gym.sim.params import Cache, Cost
 
@@ -31,7 +31,7 @@ def set_fill(emb: Emb, weights: Array, node: int, shard: int, fill: float) -> No
             emb.readout[k, g, node] += change * weights[k, shard, g]
 
 
-@exposed
+@inlined
 def hit_rate(emb: Emb, group: int, node: int, drift: float) -> float:
     """Expected part of a request's look-ups that hit; ``drift`` in [0, 1] blends interests."""
     now, later = emb.readout[0, group, node], emb.readout[1, group, node]
@@ -59,7 +59,7 @@ def coldest_inside(emb: Emb, node: int) -> int:
     return shard
 
 
-@inner
+@kernel
 def _enqueue(
     emb: Emb, stages: Stages, cache: Cache, cost: Cost, node: int, shard: int, now: float
 ) -> float:
@@ -108,7 +108,7 @@ def take_page(emb: Emb, cache: Cache, node: int, shard: int) -> None:
     set_fill(emb, cache.weights, node, shard, 0.0)
 
 
-@kernel
+@outlined
 def resize(
     emb: Emb, stages: Stages, cache: Cache, cost: Cost, node: int, pages: int, now: float
 ) -> float:
@@ -123,9 +123,15 @@ def resize(
         return 0.0
     booked = 0.0
     while emb.pages[node] > pages:
-        take_page(emb, cache, node, coldest_inside(emb, node))
+        cold = coldest_inside(emb, node)
+        if cold < 0:
+            break
+        take_page(emb, cache, node, cold)
     while emb.pages[node] < pages:
-        booked += give_page(emb, stages, cache, cost, node, hottest_outside(emb, node), now)
+        hot = hottest_outside(emb, node)
+        if hot < 0:
+            break
+        booked += give_page(emb, stages, cache, cost, node, hot, now)
     return booked
 
 
@@ -141,7 +147,7 @@ def _fold_lookups(emb: Emb, cache: Cache, node: int, drift: float) -> None:
     lookups[:] = 0.0
 
 
-@inner
+@outlined
 def _spread(seen: Array, lookups: Array, weights: Array, part: float) -> None:
     """Add ``part * lookups @ weights`` to ``seen``, for at most four groups."""
     if lookups.size < 4:
@@ -157,7 +163,7 @@ def _spread(seen: Array, lookups: Array, weights: Array, part: float) -> None:
         seen[s] += (a * w0[s] + b * w1[s]) + (c * w2[s] + d * w3[s])
 
 
-@inner
+@outlined
 def _fill_by_misses(emb: Emb, cache: Cache, node: int) -> None:
     """Let pages take up the rows that misses brought since the last tick."""
     for s in range(emb.fill.shape[1]):
@@ -166,7 +172,7 @@ def _fill_by_misses(emb: Emb, cache: Cache, node: int) -> None:
             set_fill(emb, cache.weights, node, s, 1.0 - empty)
 
 
-@kernel
+@outlined
 def tick(
     emb: Emb, stages: Stages, cache: Cache, cost: Cost, node: int, now: float, drift: float
 ) -> tuple[float, int]:
@@ -188,7 +194,7 @@ def tick(
     return _swap(emb, stages, cache, cost, node, now)
 
 
-@inner
+@outlined
 def _swap(
     emb: Emb, stages: Stages, cache: Cache, cost: Cost, node: int, now: float
 ) -> tuple[float, int]:
@@ -206,7 +212,7 @@ def _swap(
         swaps += 1
 
 
-@inner
+@kernel
 def _resident_shards(emb: Emb, cache: Cache, node: int, age_s: float) -> float:
     """Sum of fills if every row looked up within ``age_s`` seconds stays and no other."""
     total = 0.0
@@ -216,7 +222,7 @@ def _resident_shards(emb: Emb, cache: Cache, node: int, age_s: float) -> float:
     return total
 
 
-@inner
+@outlined
 def _age_rows(emb: Emb, cache: Cache, node: int) -> None:
     """Row LRU: drop rows older than the characteristic time at which the rest just fits (Che)."""
     capacity = float(emb.capacity[node])
@@ -242,7 +248,7 @@ def _age_rows(emb: Emb, cache: Cache, node: int) -> None:
             set_fill(emb, cache.weights, node, s, keep)
 
 
-@inner
+@kernel
 def _row_marginal(emb: Emb, cache: Cache, node: int) -> float:
     """Row LRU: look-up bytes/s of the shard whose missing rows are wanted most."""
     best = 0.0

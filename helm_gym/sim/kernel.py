@@ -11,7 +11,7 @@ from helm_gym.seeding import Stream
 from helm_gym.sim import arrivals as source_room
 from helm_gym.sim import emb_cache, kv_cache, signals
 from helm_gym.sim.boundary import advance_refill, set_share, tick
-from helm_gym.sim.compiled import exposed, inlined, inner, kernel
+from helm_gym.sim.compiled import inlined, kernel, outlined
 from helm_gym.sim.intrinsics import prefetch
 from helm_gym.sim.layout import Array, Clock, Count, Node, State
 from helm_gym.sim.params import Params
@@ -20,8 +20,9 @@ from helm_gym.sim.router import Request, choose
 from helm_gym.sim.stages import gpu_seconds, link_seconds
 from helm_gym.sim.window import admit, close_window, open_window
 
-peek, take = source_room.peek, source_room.take
-find, store, hit_rate = kv_cache.find, kv_cache.store, emb_cache.hit_rate
+peek, take, draw_start = source_room.peek, source_room.take, source_room.draw_start
+find, store = kv_cache.find, kv_cache.store
+hit_rate, fill_pages = emb_cache.hit_rate, emb_cache.fill_pages
 report, book = signals.report, signals.book
 
 RECORD_FIELDS = 6  # arrival, user, node, latency (-1 if shed), KV hit, missing bytes
@@ -172,7 +173,7 @@ def serve(
         record[row, 5] = missing
 
 
-@exposed
+@inlined
 def new_items(rng: Array, mean: float) -> int:
     """Items a user's history gained since the previous request."""
     whole = int(mean)
@@ -182,7 +183,7 @@ def new_items(rng: Array, mean: float) -> int:
     return whole
 
 
-@inner
+@outlined
 def run_requests(state: State, params: Params, until: float, record: Array) -> int:
     """Serve every request that arrives before ``until``; return how many there were."""
     arrivals, source = state.arrivals, params.source
@@ -217,6 +218,28 @@ def fast_forward(state: State, params: Params, until: float) -> None:
             break
         take(arrivals, state.users, params.source, time)
     arrivals.clock[Clock.NOW] = until
+
+
+@kernel
+def settle(state: State, params: Params, since: float, until: float) -> None:
+    """Let sessions come and go from ``since`` to ``until``, then empty both caches."""
+    source_room.clear(state.arrivals, since, params.source.bucket_s)
+    draw_start(state.arrivals, params.source)
+    fast_forward(state, params, until)
+    kv_cache.clear(state.kv, params.cache.entries)
+    emb_cache.clear(state.emb, params.cache, until)
+
+
+@kernel
+def begin_cold(state: State, params: Params, share: float, now: float) -> None:
+    """Set every node's boundary, fill the EMB pages of the commonest shards, free the servers."""
+    stages = state.stages
+    for node in range(stages.share.size):
+        set_share(state, params, node, share, now)
+        fill_pages(state.emb, params.cache, node)
+    stages.pace[:] = 1.0
+    stages.link_free[:] = now  # whatever naive refill has just booked
+    stages.gpu_free[:] = now
 
 
 @kernel

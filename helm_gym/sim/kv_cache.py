@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from helm_gym.sim.compiled import exposed, inlined, kernel
+from helm_gym.sim.compiled import inlined, kernel, outlined
 from helm_gym.sim.intrinsics import prefetch
 from helm_gym.sim.layout import Array, Kv
 from helm_gym.sim.rng import mix64
@@ -43,21 +43,21 @@ def note_change(kv: Kv, user: int) -> None:
         kv.changes[0] = count + 1
 
 
-@exposed
+@inlined
 def resident(mask: Array, user: int, node: int) -> bool:
     """Whether the node holds the user's KV, according to a mask."""
     word = mask[user, node >> 6]
     return (word >> np.uint64(node & 63)) & np.uint64(1) != np.uint64(0)
 
 
-@exposed
+@inlined
 def home(kv: Kv, user: int, node: int) -> int:
     """Hash slot at which the probe for (user, node) begins."""
     key = np.uint64(user) * np.uint64(2048) + np.uint64(node)
     return int(np.int64(mix64(key) & np.uint64(kv.table.size - 1)))
 
 
-@exposed
+@inlined
 def find(kv: Kv, user: int, node: int, entries: int) -> int:
     """Entry of (user, node), -1 if the node does not hold the user's KV."""
     if not resident(kv.mask, user, node):
@@ -126,7 +126,7 @@ def _push_newest(kv: Kv, node: int, entry: int) -> None:
     kv.newest[node] = entry
 
 
-@kernel
+@outlined
 def _evict_oldest(kv: Kv, users: Array, node: int, entries: int) -> int:
     """Evict the least recently used user of a node; return the blocks freed."""
     entry = kv.oldest[node]
@@ -160,7 +160,7 @@ def resize(kv: Kv, users: Array, node: int, capacity: int, entries: int) -> int:
     return evicted
 
 
-@exposed
+@inlined
 def store(
     kv: Kv,
     users: Array,

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from helm_gym.config.quantity import Quantity
-from helm_gym.config.routers import KV_ROUTERS, ROUTERS
+from helm_gym.config.routers import KV_ROUTERS, RouterId
 from helm_gym.config.scenario import Scenario
 from helm_gym.config.workload import Burst, Gap, LogNormal, Surface, Trend
+from helm_gym.errors import ConfigError
 from helm_gym.seeding import N_STREAMS
-from helm_gym.sim.layout import USER, Array, Sizes
+from helm_gym.sim.layout import USER, Array, Sizes, buffer_bytes
 from helm_gym.sim.params import Cache, Cost, Params, Routing, Source
 from helm_gym.sim.stages import gpu_seconds
 from helm_gym.sim.token_times import token_times
@@ -27,6 +28,8 @@ from helm_gym.workload.session_laws import mean_gap, mean_length
 NO_BURST = Burst(amplitude=Quantity(value=1.0))
 ENTRY_MARGIN = 3.0  # KV entries over what the pool holds at the mean history length
 CHANGES = 1 << 14  # of residency that are noted one by one; 32 nodes make half as many in 0.5 s
+MOST_BYTES = 64e9  # of one cluster's state
+MOST_WEIGHTS = 1 << 26  # interest groups times shards: 0.5 GB for each of some five copies
 ENTRIES_PER_BUCKET = 8  # requests in a calendar bucket at the peak rate
 
 
@@ -42,6 +45,7 @@ class Lowered(NamedTuple):
 
 def lower(scenario: Scenario) -> Lowered:
     """Compute parameters, array sizes and the initial users of a scenario."""
+    _refuse_many_weights(scenario)
     rng = np.random.default_rng([scenario.structure_seed, N_STREAMS])
     schedule = build_schedule(scenario.workload, rng)
     log = load_replay(scenario, rng) if scenario.workload.replay else None
@@ -49,9 +53,31 @@ def lower(scenario: Scenario) -> Lowered:
     cache = _cache(scenario, log, rng)
     source, session_s, concurrency = _source(scenario, schedule, log)
     params = Params(cost, cache, _routing(scenario, cost), source)
+    sizes = _sizes(scenario, params, _user_count(scenario, log), session_s, concurrency)
+    _refuse_large_state(sizes)
     users = _users(scenario, source.regular_users, log, rng)
-    sizes = _sizes(scenario, params, users.size, session_s, concurrency)
     return Lowered(params, sizes, users, schedule, session_s)
+
+
+def _refuse_many_weights(scenario: Scenario) -> None:
+    groups, shards = scenario.workload.profile.popularity.interest_groups, scenario.emb.shards
+    if groups.value * shards > MOST_WEIGHTS:
+        raise ConfigError(
+            f"popularity.interest_groups {groups.value:g} times emb.shards {shards} are more than "
+            f"{MOST_WEIGHTS} look-up probabilities; lower one of them"
+        )
+
+
+def _refuse_large_state(sizes: Sizes) -> None:
+    need = buffer_bytes(sizes)
+    if need > MOST_BYTES:
+        raise ConfigError(
+            f"one cluster of this scenario needs {need / GB:,.0f} GB of memory, and "
+            f"{MOST_BYTES / GB:g} GB is the limit: {sizes.users:,} users and "
+            f"{sizes.kv_entries:,} KV entries on each of {sizes.nodes} nodes, {sizes.sessions:,} "
+            "sessions at a time; lower workload.users, nodes, emb.shards, memory.pool_gb or "
+            "workload.load"
+        )
 
 
 def lower_cost(scenario: Scenario) -> Cost:
@@ -150,7 +176,7 @@ def _routing(scenario: Scenario, cost: Cost) -> Routing:
         for own, profiled in zip(given, profiled_weights(scenario, cost), strict=True)
     ]
     return Routing(
-        router=ROUTERS.index(router.name),
+        router=int(RouterId[router.name.upper()]),
         seeks_kv=router.name in KV_ROUTERS,
         kv_weight=weights[0],
         emb_weight=weights[1],
@@ -332,7 +358,7 @@ def _sizes(
         groups=params.cache.weights.shape[2],
         users=users,
         kv_entries=params.cache.entries,
-        sessions=int(1.5 * concurrency + 6.0 * math.sqrt(concurrency)) + 4096,
+        sessions=int(min(1.5 * concurrency + 6.0 * math.sqrt(concurrency), 1e15)) + 4096,
         buckets=min(max(buckets, 1 << 10), 1 << 18),
         changed=CHANGES if params.routing.staleness_s > 0.0 else 0,
     )

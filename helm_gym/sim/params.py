@@ -51,7 +51,7 @@ class Cache(NamedTuple):
 class Routing(NamedTuple):
     """Router and admission."""
 
-    router: int  # index into config.ROUTERS
+    router: int  # a config.RouterId
     seeks_kv: bool  # whether it prefers nodes that hold the user's KV
     kv_weight: float
     emb_weight: float

@@ -5,12 +5,12 @@ Only ``foresight`` reads these prices; docs/model.md, section 7, derives them.
 
 from __future__ import annotations
 
-from helm_gym.sim.compiled import inlined, inner
+from helm_gym.sim.compiled import inlined, outlined
 from helm_gym.sim.layout import Node, State
 from helm_gym.sim.params import Params
 
 
-@inner
+@outlined
 def update_prices(state: State, params: Params, now: float) -> None:
     """Fold the window that has just closed into the prices of every node."""
     prices, routing, cost = state.prices, params.routing, params.cost

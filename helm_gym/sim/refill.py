@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from helm_gym.sim.compiled import inner, kernel
+from helm_gym.sim.compiled import kernel, outlined
 from helm_gym.sim.emb_cache import drop_first, set_fill
 from helm_gym.sim.layout import Emb, Stages
 from helm_gym.sim.params import Cache, Cost
@@ -10,7 +10,7 @@ from helm_gym.sim.params import Cache, Cost
 FULL = 0.99  # a page this full is not worth a whole-shard copy (assumed)
 
 
-@inner
+@kernel
 def _finish_copy(emb: Emb, cache: Cache, node: int) -> None:
     shard = emb.queue[node, emb.head[node]]
     if emb.paged[node, shard] == 1:  # else its page went while the copy ran
@@ -18,7 +18,7 @@ def _finish_copy(emb: Emb, cache: Cache, node: int) -> None:
     drop_first(emb, node)
 
 
-@kernel
+@outlined
 def refill(
     emb: Emb, stages: Stages, cache: Cache, cost: Cost, node: int, now: float
 ) -> tuple[float, int]:
@@ -55,7 +55,7 @@ def refill(
     return copied, loads
 
 
-@inner
+@outlined
 def _most_wanted_first(emb: Emb, node: int) -> bool:
     """Bring the queued shard whose missing rows are looked up most to the front.
 
@@ -86,7 +86,7 @@ def _most_wanted_first(emb: Emb, node: int) -> bool:
     return True
 
 
-@inner
+@outlined
 def _copy(emb: Emb, cache: Cache, node: int, most: float) -> tuple[float, int]:
     """Copy up to ``most`` bytes; return how many there were to copy, and copies finished."""
     left, loads = most, 0
@@ -102,7 +102,7 @@ def _copy(emb: Emb, cache: Cache, node: int, most: float) -> tuple[float, int]:
     return most - left, loads
 
 
-@kernel
+@outlined
 def paced(
     emb: Emb, stages: Stages, cache: Cache, cost: Cost, node: int, now: float
 ) -> tuple[float, int, float]:

@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 
-from helm_gym.sim.compiled import exposed, inlined, kernel
+from helm_gym.sim.compiled import inlined, kernel, outlined
 from helm_gym.sim.layout import Array
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+BELOW_ONE = 1.0 - 2.0**-53
 MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 MIX_2 = np.uint64(0x94D049BB133111EB)
 
@@ -23,11 +24,12 @@ def mix64(x: np.uint64) -> np.uint64:
     return z ^ (z >> np.uint64(31))
 
 
-@exposed
+@inlined
 def uniform(rng: Array, stream: int) -> float:
     """Next number of a stream, in the open interval (0, 1)."""
     rng[stream] += GOLDEN
-    return (np.float64(mix64(rng[stream]) >> np.uint64(11)) + 0.5) * (1.0 / 9007199254740992.0)
+    number = (np.float64(mix64(rng[stream]) >> np.uint64(11)) + 0.5) * (1.0 / 9007199254740992.0)
+    return min(number, BELOW_ONE)  # one draw of 2**53 rounds up to 1
 
 
 # Wichura (1988), algorithm AS 241, PPND16: numerator and denominator, highest power first.
@@ -108,7 +110,7 @@ def _ratio(coefficients: tuple[tuple[float, ...], tuple[float, ...]], r: float) 
     return top / low
 
 
-@kernel
+@outlined
 def normal_quantile(p: float) -> float:
     """Inverse of the standard normal distribution function, to 1e-15 relative (AS 241)."""
     q = p - 0.5
@@ -125,7 +127,7 @@ def normal_cdf(z: float) -> float:
     return 0.5 * math.erfc(-z * 0.7071067811865476)
 
 
-@kernel
+@outlined
 def unit_interval(rng: Array, stream: int, cv: float) -> float:
     """Positive draw of mean 1: exponential if ``cv`` is 1, else Gamma (Marsaglia-Tsang)."""
     if cv == 1.0:

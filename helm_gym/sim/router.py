@@ -1,6 +1,6 @@
 """Routers: every one is a kernel with the same interface, chosen by ``Routing.router``.
 
-To add a router, append its name to ``config.ROUTERS``, write a kernel here and a line in
+To add a router, append it to ``config.routers.RouterId``, write a kernel here and a line in
 :func:`choose`. What a router may know of a request is in :class:`Request`, what it may know of the
 nodes in :class:`~helm_gym.sim.layout.Signals`: the live state, or what the nodes last reported.
 """
@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from helm_gym.sim.compiled import exposed, inlined, kernel
+from helm_gym.config.routers import RouterId
+from helm_gym.sim.compiled import inlined, kernel
 from helm_gym.sim.emb_cache import ROUNDING
 from helm_gym.sim.intrinsics import lowest_bit
 from helm_gym.sim.kv_cache import resident
@@ -285,7 +286,7 @@ def dynamo_like(seen: Signals, routing: Routing, request: Request) -> int:
     return node
 
 
-@exposed
+@inlined
 def choose(
     seen: Signals,
     prices: Prices,
@@ -297,24 +298,24 @@ def choose(
 ) -> int:
     """Node that serves the request; ``turn`` counts requests."""
     router = routing.router
-    if router == 4:
+    if router == RouterId.PREDICTED_COMPLETION:
         return predicted_completion(seen, finish, cost, request)
-    if router == 0:
+    if router == RouterId.ROUND_ROBIN:
         return turn % seen.link_free.size
-    if router == 1:
+    if router == RouterId.LEAST_LOADED:
         return least_loaded(seen)
-    if router == 2:
+    if router == RouterId.CONSISTENT_HASH:
         return consistent_hash(request.user, seen.link_free.size)
-    if router == 3:
+    if router == RouterId.KV_AFFINITY:
         return kv_affinity(seen, request.user)
-    if router == 5:
+    if router == RouterId.HELM_SCORE:
         return helm_score(seen, routing, request)
-    if router == 6:
+    if router == RouterId.POWER_OF_TWO:
         return power_of_two(seen, turn)
-    if router == 7:
+    if router == RouterId.EMB_AFFINITY:
         return emb_affinity(seen, routing, request)
-    if router == 8:
+    if router == RouterId.SGLANG_LIKE:
         return sglang_like(seen, routing, request)
-    if router == 9:
+    if router == RouterId.DYNAMO_LIKE:
         return dynamo_like(seen, routing, request)
     return foresight(seen, prices, finish, cost, routing, request)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from helm_gym.sim.compiled import inlined, inner, kernel
+from helm_gym.sim.compiled import inlined, kernel, outlined
 from helm_gym.sim.kv_cache import note_change, resident
 from helm_gym.sim.layout import Emb, Kv, Signals, Stages, State
 from helm_gym.sim.params import Params
@@ -36,7 +36,7 @@ def _report_user(seen: Signals, kv: Kv, user: int) -> None:
         seen.mask[user, w] = kv.mask[user, w]
 
 
-@kernel
+@outlined
 def _report_nodes(seen: Signals, stages: Stages, emb: Emb) -> None:
     for n in range(seen.link_free.size):  # whole arrays at once would allocate
         seen.link_free[n] = stages.link_free[n]
@@ -46,7 +46,7 @@ def _report_nodes(seen: Signals, stages: Stages, emb: Emb) -> None:
                 seen.readout[k, g, n] = emb.readout[k, g, n]
 
 
-@inner
+@kernel
 def book(state: State, params: Params, node: int, request: Request) -> None:
     """Enter into the last report what this request will do to its node, as far as one can tell.
 

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from helm_gym.config.scenario import Scenario
 from helm_gym.errors import CalibrationWarning, ConfigError, SimulationError
 from helm_gym.seeding import streams_from_seed
-from helm_gym.sim import arrivals, emb_cache, kernel, kv_cache
-from helm_gym.sim.boundary import set_share
+from helm_gym.sim import kernel
 from helm_gym.sim.layout import (
     Clock,
     Count,
@@ -134,7 +133,7 @@ class Simulator:
             shares: (B, M) EMB share per cluster and node.
             rows: (B,) clusters to step, all by default; the others report zeros.
         """
-        shares = np.ascontiguousarray(shares, dtype=np.float64)
+        shares = self._checked(shares, (self.clusters, self.scenario.nodes))
         chosen = list(range(self.clusters)) if rows is None else np.flatnonzero(rows).tolist()
         if not self._ready[chosen].all():
             raise ConfigError("a cluster has no state yet; call reset() or restore() before step()")
@@ -153,7 +152,7 @@ class Simulator:
         """
         rows = np.zeros((capacity, kernel.RECORD_FIELDS))
         state = self._states[cluster]
-        served = self._window(state, np.asarray(shares, np.float64), rows)
+        served = self._window(state, self._checked(shares, (self.scenario.nodes,)), rows)
         if served > capacity:
             raise SimulationError(f"{served} requests do not fit a record of {capacity}")
         return rows[:served]
@@ -201,6 +200,17 @@ class Simulator:
         if self._workers is not None:
             self._workers[1].shutdown(wait=False)
             self._workers = None
+
+    @staticmethod
+    def _checked(shares: Floats, shape: tuple[int, ...]) -> Floats:
+        """The shares as the kernel takes them; it would write beyond the nodes for too many."""
+        shares = np.ascontiguousarray(shares, dtype=np.float64)
+        if shares.shape != shape or not (shares.min() >= 0.0 and shares.max() <= 1.0):
+            raise ConfigError(
+                f"EMB shares are numbers from 0 to 1 in the shape {shape}; got shape "
+                f"{shares.shape}, values {np.unique(shares)[:4]}"
+            )
+        return shares
 
     def _pool(self) -> ThreadPoolExecutor:
         """Worker threads of this process; a forked child makes its own."""
@@ -262,12 +272,7 @@ class Simulator:
             self._cold = buffer.copy()
         else:
             np.copyto(buffer, self._cold)
-        for node in range(self.scenario.nodes):
-            set_share(state, self.lowered.params, node, share, begin)
-            emb_cache.fill_pages(state.emb, self.lowered.params.cache, node)
-        state.stages.pace[:] = 1.0
-        state.stages.link_free[:] = begin  # whatever naive refill has just booked
-        state.stages.gpu_free[:] = begin
+        kernel.begin_cold(state, self.lowered.params, share, begin)
 
     def _settle(self, state: State, begin: float) -> None:
         """Let sessions come and go until ``begin``, and empty the caches."""
@@ -278,14 +283,10 @@ class Simulator:
             settle = 0.0
         state.arrivals.rng[:] = streams_from_seed(self.scenario.structure_seed)
         state.users[:] = low.users
-        arrivals.clear(state.arrivals, begin - settle, source.bucket_s)
-        arrivals.draw_start(state.arrivals, source)
-        kernel.fast_forward(state, params, begin)
+        kernel.settle(state, params, begin - settle, begin)
         state.arrivals.clock[Clock.NEXT_TICK] = begin + params.cache.tick_s
         stale = params.routing.staleness_s > 0.0
         state.arrivals.clock[Clock.NEXT_REPORT] = begin if stale else np.inf
-        kv_cache.clear(state.kv, params.cache.entries)
-        emb_cache.clear(state.emb, params.cache, begin)
 
 
 _warned: set[str] = set()  # in this process

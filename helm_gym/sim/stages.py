@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from helm_gym.sim.compiled import exposed, inlined, kernel
+from helm_gym.sim.compiled import inlined, kernel, outlined
 from helm_gym.sim.layout import BINS_PER_OCTAVE, FIRST_OCTAVE, N_BINS, Array
 from helm_gym.sim.params import Cost
 from helm_gym.sim.token_times import STRIDE, Column
@@ -17,7 +17,7 @@ FIRST_BIN = (1023 + FIRST_OCTAVE) * BINS_PER_OCTAVE
 ROW_SHIFT = STRIDE.bit_length() - 1  # both are powers of two: a shift is cheaper than a division
 
 
-@exposed
+@inlined
 def gpu_seconds(cost: Cost, new: int, cached: int, candidates: int) -> float:
     """GPU time of ``new`` history tokens and ``candidates`` on ``cached`` resident tokens (s)."""
     table = cost.tokens
@@ -36,13 +36,13 @@ def _row(tokens: int) -> int:
     return (tokens + (STRIDE - 1)) >> ROW_SHIFT
 
 
-@exposed
+@inlined
 def link_seconds(cost: Cost, missing_bytes: float) -> float:
     """Link time of the missing rows of one request (s)."""
     return cost.link_latency + missing_bytes * cost.link_byte if missing_bytes > 0.0 else 0.0
 
 
-@exposed
+@inlined
 def latency_bin(latency: float) -> int:
     """Histogram bin of a latency in seconds; each bin is at most 1/64 of its value wide."""
     index = (np.float64(latency).view(np.int64) >> PLACE_SHIFT) - FIRST_BIN
@@ -56,7 +56,7 @@ def bin_edge(index: int) -> float:
     return math.ldexp(1.0 + part / BINS_PER_OCTAVE, octave + FIRST_OCTAVE)
 
 
-@kernel
+@outlined
 def quantile(histogram: Array, q: float) -> float:
     """Quantile of a latency histogram by linear interpolation inside its bin; NaN if empty."""
     total = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from helm_gym.sim.boundary import advance_refill
-from helm_gym.sim.compiled import inlined, inner, kernel
+from helm_gym.sim.compiled import inlined, kernel, outlined
 from helm_gym.sim.layout import PENDING_WINDOWS, Cluster, Count, Emb, Node, Output, State
 from helm_gym.sim.params import Cache, Params
 from helm_gym.sim.prices import update_prices
@@ -21,11 +21,11 @@ def admit(out: Output, window_s: float, latency: float, done: float, warm: bool)
         out.warm[index] += np.uint32(1)
     late, ahead = done - out.cluster[Cluster.TIME_S], 0
     if late >= 0.0:
-        ahead = min(int(late / window_s) + 1, PENDING_WINDOWS - 1)
+        ahead = int(min(late / window_s, PENDING_WINDOWS - 2.0)) + 1  # before int: it may be huge
     out.pending[ahead] += 1
 
 
-@inner
+@outlined
 def open_window(out: Output, until: float) -> None:
     """Zero the sums and say when the window ends."""
     out.node[:] = 0.0
@@ -37,7 +37,7 @@ def open_window(out: Output, until: float) -> None:
     out.pending[PENDING_WINDOWS - 1] = 0
 
 
-@inner
+@outlined
 def close_window(state: State, params: Params, served: int, until: float) -> None:
     """Levels at the window's end, latency quantiles, and the request count."""
     out, stages, emb, kv, cache = state.out, state.stages, state.emb, state.kv, params.cache
@@ -63,7 +63,7 @@ def close_window(state: State, params: Params, served: int, until: float) -> Non
         update_prices(state, params, until)
 
 
-@inner
+@kernel
 def _emb_bytes(emb: Emb, cache: Cache, node: int) -> float:
     if not cache.row_lru:
         return emb.pages[node] * cache.shard_bytes
@@ -73,7 +73,7 @@ def _emb_bytes(emb: Emb, cache: Cache, node: int) -> float:
     return total * cache.shard_bytes
 
 
-@kernel
+@outlined
 def summarise(out: Output) -> None:
     """Figures of the window over all nodes."""
     figures = out.cluster

@@ -1,5 +1,5 @@
 """The suites of scenarios, and who may see which of them.
 
-``paper`` and ``heldout`` are frozen, ``probe`` and ``capacity`` measure what a scenario carries,
-and ``splits`` and ``seeds`` keep training, validation and test apart.
+``paper`` and ``heldout`` are frozen. ``capacity`` measures what a scenario carries, ``mixes`` every
+surface mix of it. ``splits`` and ``seeds`` keep training, validation and test apart.
 """

@@ -9,7 +9,6 @@ items, is the profile's. Versioned like the paper suite: a change makes a new ve
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,18 @@ from typing import Any
 from helm_gym.config.scenario import SCENARIOS, Scenario
 from helm_gym.config.workload import Replay
 from helm_gym.errors import ConfigError, nearest
-from helm_gym.files import write_text
+from helm_gym.spec_grammar import parse_settings
 from helm_gym.suites.paper import (
-    CHOICE_SEEDS,
     DATASETS,
-    GRID,
     LOAD,
     PREFIX,
-    as_file,
     mapper,
     pinned,
-    probe,
+    today,
+    top_of,
+    with_capacity,
+    write_frozen,
 )
-from helm_gym.suites.probe import basin, best_share
 
 VERSION = 1
 HELD_OUT = f"heldout-v{VERSION}"
@@ -87,32 +85,15 @@ def flips(dataset: str, capacities: Mapping[str, float], source: str) -> dict[st
     return data
 
 
-def _top(scenario: Scenario) -> tuple[float, dict[float, float]]:
-    """Highest rate that a static share carries, and that of every share."""
-    found = probe(scenario, CHOICE_SEEDS).capacities(GRID, 100.0)
-    top = max(found.values())
-    if top <= 0.0:
-        raise ConfigError(f"{scenario.name}: no static share meets the SLO at any rate")
-    return float(f"{top:.3g}"), found
-
-
 def _measured(job: tuple[str, str]) -> dict[str, Any]:
     dataset, date = job
     halves = {
-        name: _top(base_of(dataset).replace({"workload.mix": dict(mix)}))[0]
+        name: top_of(base_of(dataset).replace({"workload.mix": dict(mix)}))[0]
         for name, mix in HALVES.items()
     }
-    data = flips(dataset, halves, f"helm-gym suite freeze --held-out, {date}: this mix alone")
-    top, found = _top(Scenario.parse(data, "held-out suite"))
-    alike = basin(found, highest=True)
-    data["workload"]["capacity_rps_per_node"] = {
-        "value": top,
-        "unit": "requests/s",
-        "source": f"helm-gym suite freeze --held-out, {date}: highest base rate in this regime "
-        f"over whole episodes; best static share {best_share(found, highest=True):g} "
-        f"({alike[0]:g} to {alike[-1]:g} within 2 %)",
-    }
-    return data
+    command = "suite freeze --held-out"
+    data = flips(dataset, halves, f"helm-gym {command}, {date}: this mix alone")
+    return with_capacity(data, command, date)
 
 
 def freeze(folder: Path = SCENARIOS, *, jobs: int = 2) -> list[Path]:
@@ -125,21 +106,9 @@ def freeze(folder: Path = SCENARIOS, *, jobs: int = 2) -> list[Path]:
     Raises:
         ConfigError: the folder cannot be written, or a cell cannot be served.
     """
-    date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     with mapper(jobs) as pool:
-        measured = list(pool(_measured, [(dataset, date) for dataset in DATASETS]))
-    written, digests = [], {}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for data in measured:
-            path = folder / f"{data['name']}.yaml"
-            write_text(path, as_file(data))
-            digests[data["name"]] = Scenario.load(str(path)).digest()
-            written.append(path)
-        write_text(folder / DIGESTS.name, "".join(f"{d}  {n}\n" for n, d in digests.items()))
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be written ({error.strerror or error})") from None
-    return written
+        measured = list(pool(_measured, [(dataset, today()) for dataset in DATASETS]))
+    return write_frozen(measured, folder, DIGESTS.name)
 
 
 def cells() -> dict[str, Scenario]:
@@ -164,41 +133,33 @@ def replay_cell(reference: str) -> Scenario:
     Raises:
         ConfigError: it cannot be read like that.
     """
-    first, *rest = (part.strip() for part in reference.split(","))
-    name, equals, path = (part.strip() for part in first.partition("="))
-    if not (name and equals and path):
-        raise ConfigError(
-            f"--log {reference}: write NAME=PATH, as in taobao=users.parquet,overlay=270"
-        )
-    settings = dict(_setting(reference, pair) for pair in rest)
+    form = "NAME=PATH, as in taobao=users.parquet,overlay=270"
+    pairs = parse_settings(reference, f"--log {reference}", form)
+    if not pairs:
+        raise ConfigError(f"--log {reference}: write {form}")
+    (name, path), *rest = pairs.items()
+    known = ("base", *(field for field in Replay.model_fields if field != "path"))
+    settings: dict[str, Any] = dict(rest)
+    for key in settings:
+        if key not in known:
+            raise ConfigError(f"--log {reference}: {key!r} is no setting{nearest(key, known)}")
     base = settings.pop("base", name if name in DATASETS else DATASETS[0])
     if base not in DATASETS:
-        raise ConfigError(f"--log {reference}: base {base!r}{nearest(str(base), DATASETS)}")
+        raise ConfigError(f"--log {reference}: base {base!r}{nearest(base, DATASETS)}")
     interactions = settings.get("kind", "interactions") == "interactions"
     replay = {"path": path, **({"items": "profile"} if interactions else {}), **settings}
+    # Here, so that the error names the option: of texts the model makes the numbers it has.
+    said = Replay.parse(replay, f"--log {reference}").model_dump(include=set(replay))
     label = f"{HELD_OUT}-{name}-replay"
-    return base_of(str(base)).replace(
+    return base_of(base).replace(
         {
             "name": label,
             "version": VERSION,
             "description": f"Held-out suite, version {VERSION}: replays {Path(path).name}.",
             "workload.load": LOAD,
-            "workload.replay": replay,
+            "workload.replay": said,
         }
     )
-
-
-def _setting(reference: str, pair: str) -> tuple[str, Any]:
-    key, equals, value = (part.strip() for part in pair.partition("="))
-    known = ("base", *(field for field in Replay.model_fields if field != "path"))
-    if not equals or key not in known:
-        raise ConfigError(f"--log {reference}: {pair!r} is no setting{nearest(key, known)}")
-    if key in ("overlay", "compression"):
-        try:
-            return key, (int if key == "overlay" else float)(value)
-        except ValueError:
-            raise ConfigError(f"--log {reference}: {key} needs a number, got {value!r}") from None
-    return key, value
 
 
 def replay_cells(references: Sequence[str]) -> dict[str, Scenario]:

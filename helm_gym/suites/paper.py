@@ -24,7 +24,7 @@ from helm_gym.config.workload import PROFILES
 from helm_gym.errors import ConfigError
 from helm_gym.files import write_text
 from helm_gym.processes import worker_pool
-from helm_gym.suites.probe import Probe, basin, best_share
+from helm_gym.suites.capacity import Probe, basin, best_share
 
 VERSION = 1
 PREFIX = f"paper-v{VERSION}"
@@ -152,23 +152,9 @@ def _preference(optima: Sequence[float]) -> tuple[int, float]:
     return at_an_end, abs(sum(optima) / len(optima) - MIDDLE)
 
 
-def _measured(job: tuple[Cell, int, str]) -> tuple[dict[str, Any], dict[float, float]]:
+def _measured(job: tuple[Cell, int, str]) -> dict[str, Any]:
     cell, candidates, date = job
-    data = draft(cell, candidates)
-    scenario = Scenario.parse(data, "suite")
-    capacity = probe(scenario, CHOICE_SEEDS).capacities(GRID, 100.0)
-    top = max(capacity.values())
-    if top <= 0.0:
-        raise ConfigError(f"{cell.name}: no static share meets the SLO at any rate")
-    alike = basin(capacity, highest=True)
-    data["workload"]["capacity_rps_per_node"] = {
-        "value": float(f"{top:.3g}"),
-        "unit": "requests/s",
-        "source": f"helm-gym suite freeze, {date}: highest base rate in this regime over whole "
-        f"episodes; best static share {best_share(capacity, highest=True):g} "
-        f"({alike[0]:g} to {alike[-1]:g} within 2 %)",
-    }
-    return data, capacity
+    return with_capacity(draft(cell, candidates), "suite freeze", date)
 
 
 def freeze(
@@ -184,7 +170,7 @@ def freeze(
     Raises:
         ConfigError: the folder cannot be written, or a cell cannot be served.
     """
-    date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    date = today()
     with mapper(jobs) as pool:
         say("choosing the candidates from the steady cells")
         candidates, table = choose_candidates(pool)
@@ -193,18 +179,65 @@ def freeze(
             say(f"  {count} candidates: optima {', '.join(f'{x:g}' for x in optima)}{mark}")
         say("measuring the capacity of the nine cells")
         measured = list(pool(_measured, [(cell, candidates, date) for cell in CELLS]))
-    written, digests = [], {}
+    return write_frozen(measured, folder, DIGESTS.name)
+
+
+def today() -> str:
+    """The date in UTC, as files name it."""
+    return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+
+
+def write_frozen(cells: Sequence[Mapping[str, Any]], folder: Path, digests: str) -> list[Path]:
+    """Write the scenario files of a suite and the table of their digests.
+
+    Args:
+        cells: scenarios as plain data.
+        folder: where to.
+        digests: name of the table's file.
+
+    Returns:
+        The scenario files.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    written = [folder / f"{data['name']}.yaml" for data in cells]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for cell, (data, _) in zip(CELLS, measured, strict=True):
-            path = folder / f"{cell.name}.yaml"
+        for path, data in zip(written, cells, strict=True):
             write_text(path, as_file(data))
-            digests[cell.name] = Scenario.load(str(path)).digest()
-            written.append(path)
-        write_text(folder / DIGESTS.name, "".join(f"{d}  {n}\n" for n, d in digests.items()))
+        lines = [f"{Scenario.load(str(path)).digest()}  {path.stem}\n" for path in written]
+        write_text(folder / digests, "".join(lines))
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written ({error.strerror or error})") from None
     return written
+
+
+def with_capacity(data: dict[str, Any], command: str, date: str) -> dict[str, Any]:
+    """A cell with its capacity as measured in its own regime, and where that comes from."""
+    top, carried = top_of(Scenario.parse(data, "suite"))
+    alike = basin(carried, highest=True)
+    data["workload"]["capacity_rps_per_node"] = {
+        "value": top,
+        "unit": "requests/s",
+        "source": f"helm-gym {command}, {date}: highest base rate in this regime over whole "
+        f"episodes; best static share {best_share(carried, highest=True):g} "
+        f"({alike[0]:g} to {alike[-1]:g} within 2 %)",
+    }
+    return data
+
+
+def top_of(scenario: Scenario) -> tuple[float, dict[float, float]]:
+    """Highest rate that a static share carries, to three digits, and that of every share.
+
+    Raises:
+        ConfigError: none meets the SLO at any rate.
+    """
+    carried = probe(scenario, CHOICE_SEEDS).capacities(GRID, 100.0)
+    top = max(carried.values())
+    if top <= 0.0:
+        raise ConfigError(f"{scenario.name}: no static share meets the SLO at any rate")
+    return float(f"{top:.3g}"), carried
 
 
 def as_file(data: Mapping[str, Any]) -> str:

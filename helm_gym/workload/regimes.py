@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helm_gym.config.workload import Burst, Phases, Steady, Trend, Workload
+from helm_gym.errors import ConfigError
 
 Floats = NDArray[np.float64]
 STEADY_PERIOD_S = 60.0  # nothing changes; the period only spreads the warm starts
@@ -84,6 +85,11 @@ def _trend(workload: Workload, regime: Trend) -> Schedule:
     rate = np.interp(hours % 24.0, np.arange(25), np.append(hourly, hourly[0]))
     start = _row(workload, workload.base_mix())
     end = start if regime.mix_end is None else _row(workload, regime.mix_end)
+    if not rate.max() > 0.0:
+        raise ConfigError(
+            f"workload.regime: the profile's hourly rates are 0 for {regime.span_hours:g} h from "
+            f"{regime.start_hour:g} h on; choose another span"
+        )
     mix = (1 - progress)[:, None] * start + progress[:, None] * end
     return Schedule(1.0, (rate / rate.max())[:, None] * mix, np.zeros(seconds))
 

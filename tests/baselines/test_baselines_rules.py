@@ -9,13 +9,13 @@ import pytest
 from rules_seen import calm, observed, wandering
 
 from helm_gym.baselines.feedback import Aimd
-from helm_gym.baselines.registry import RULES, settings_of
+from helm_gym.baselines.registry import RULES
 from helm_gym.baselines.rule import Rule
 from helm_gym.config.scenario import Scenario
 from helm_gym.envs.observation import FEATURES
 from helm_gym.envs.reading import INDEX, read
 from helm_gym.errors import ConfigError
-from helm_gym.evaluation import tune
+from helm_gym.evaluation.search import N_CANDIDATES, Budget, candidates, search
 from helm_gym.evaluation.specs import FORMS, SEARCHES, make_policy
 from helm_gym.policy import Policy, initial_share_of
 from helm_gym.runs.rollout import run_policy, with_router
@@ -105,13 +105,12 @@ def test_a_rule_meets_the_protocol_and_runs(name: str, tiny: Scenario) -> None:
 @pytest.mark.parametrize("name", RULES)
 def test_every_candidate_is_a_policy_with_the_settings_that_it_names(name: str) -> None:
     rule = RULES[name]
-    assert set(rule.SEARCH) <= set(settings_of(rule))
     if not rule.SEARCH:
         assert name == "kv-emb-opt"
         return
-    specs = tune.candidates(rule)
-    assert len(set(specs)) == len(specs) <= tune.N_CANDIDATES
-    assert specs == tune.candidates(rule)
+    specs = candidates(rule)
+    assert len(set(specs)) == len(specs) <= N_CANDIDATES
+    assert specs == candidates(rule)
     for spec in specs:
         made = make_policy(spec)
         written = dict(pair.split("=") for pair in spec.partition(":")[2].split(","))
@@ -127,20 +126,20 @@ def test_a_search_larger_than_allowed_is_a_random_part_of_itself() -> None:
             "down": tuple(n / 50 for n in range(9)),
         }
 
-    specs = tune.candidates(Wide)
-    assert len(specs) == tune.N_CANDIDATES < 54
+    specs = candidates(Wide)
+    assert len(specs) == N_CANDIDATES < 54
     assert len({make_policy(spec).up for spec in specs}) > 3
     assert len({make_policy(spec).down for spec in specs}) > 5
 
 
 def test_every_rule_has_a_search_and_a_form() -> None:
-    assert {f"{name}:best" for name in ("static", "balance", *RULES, "helm")} == set(SEARCHES)
+    assert {f"{name}:best" for name in ("static", *RULES, "helm")} == set(SEARCHES)
     assert set(RULES) < set(FORMS)
     assert all(len(rule.__doc__ or "") > 100 for rule in RULES.values())
 
 
 def test_a_search_finds_the_settings_with_the_lowest_tail(tiny: Scenario) -> None:
-    found = tune.search(tiny, "kv-opt:best", seeds=seeds_of.TUNING_SEEDS[:2])
+    found = search(tiny, "kv-opt:best", Budget(tuple(seeds_of.TUNING_SEEDS[:2])))
     tails = {spec: figures["tail_ms"] for spec, figures in found.figures.items()}
     assert list(tails) == ["kv-opt:share=0.1", "kv-opt:share=0.15", "kv-opt:share=0.2"]
     assert found.best == min(tails, key=lambda spec: tails[spec])
@@ -149,15 +148,15 @@ def test_a_search_finds_the_settings_with_the_lowest_tail(tiny: Scenario) -> Non
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("aimd:up=-0.1", r"aimd: up=-0\.1: .*greater than or equal to 0"),
+        ("aimd:up=-0.1", r"aimd: up='-0\.1': .*greater than or equal to 0"),
         ("aimd:control=nodes", r"aimd: control='nodes': .*'cluster' or 'node'"),
         ("aimd:upp=0.1", "did you mean 'up'"),
-        ("aimd:up=fast", "up needs a number"),
+        ("aimd:up=fast", "up='fast': .*valid number"),
         ("aimd:NAME=x", "is no setting"),
-        ("pid:objective=inf", "pid: objective=inf"),
-        ("hill:period=1.5", r"hill: period=1\.5: .*integer"),
+        ("pid:objective=inf", "pid: objective='inf'"),
+        ("hill:period=1.5", r"hill: period='1\.5': .*integer"),
         ("hill:figure=p95", "hill: figure='p95'"),
-        ("mrc:reach=0", r"mrc: reach=0\.0: .*greater than 0"),
+        ("mrc:reach=0", r"mrc: reach='0': .*greater than 0"),
         ("mpc:keep=0", "mpc: keep"),
         ("ucb:window=0", "ucb: window"),
         ("thompson:max_move=2", "thompson: max_move"),
@@ -173,12 +172,7 @@ def test_a_wrong_spec_says_what_is_wrong(spec: str, message: str) -> None:
         make_policy(spec)
 
 
-def test_settings_are_read_from_annotations() -> None:
-    assert settings_of(RULES["hill"]) == {
-        "control": False, "max_move": True, "step": True, "decay": True, "restart": True,
-        "period": True, "figure": False,
-    }  # fmt: skip
-    assert settings_of(RULES["kv-emb-opt"])["share"]
+def test_settings_become_what_their_annotations_say() -> None:
     made = make_policy("hill:period=3,figure=p99,control=node")
     assert (made.period, made.figure, made.control) == (3, "p99", "node")
 

@@ -28,7 +28,7 @@ from helm_gym.benchmark.rows import COLUMNS, FIGURES, WALL_CLOCK, Row, read_rows
 from helm_gym.cli import app
 from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError
-from helm_gym.evaluation import bench_tune, tune
+from helm_gym.evaluation import search as searching
 from helm_gym.evaluation.specs import make_policy
 from helm_gym.runs.rollout import run_policy
 from helm_gym.store import locked
@@ -378,7 +378,7 @@ def rows_file(suite: str, tmp_path: Path) -> Path:
 
 def test_every_row_is_reproduced_bit_for_bit(rows_file: Path) -> None:
     for place, row in enumerate(read_rows(rows_file)):
-        again = replay(find_row(f"{rows_file}#{place}"))
+        again = replay(find_row(f"{rows_file}#{place}"), [row["policy"]])
         assert again.same and not again.causes, again.lines()
         said = "failed again" if row["status"] == "failed" else "bit for bit"
         assert said in again.lines()[0]
@@ -426,11 +426,11 @@ def test_a_search_is_resolved_on_validation_seeds_and_recorded(
         seen.extend(seeds)
         return run_policy(scenario, policy, name, seeds, **more)
 
-    monkeypatch.setattr(bench_tune, "run_policy", watched)
+    monkeypatch.setattr(searching, "run_policy", watched)
     plan = planned(suite, "static:best")
     first = bench.run_bench(plan, tmp_path / "out")
     spec = first.rows[0]["spec"]
-    assert spec in tune.grid(plan[0].setting.scenario, "static:best")
+    assert spec in searching.grid(plan[0].setting.scenario, "static:best")
     assert {row["policy"] for row in first.rows} == {"static:best"}
     assert seen and all(seed in VALIDATION.seeds for seed in seen)
     seen.clear()
@@ -441,11 +441,13 @@ def test_a_search_is_resolved_on_validation_seeds_and_recorded(
 
 def test_a_search_finds_what_a_plain_comparison_finds(suite: str) -> None:
     scenario = planned(suite, "static:best")[0].setting.scenario
-    specs = tune.grid(scenario, "static:best")
-    found = bench_tune.tails(scenario, specs, bench_tune.SEEDS[:2])
+    specs = searching.grid(scenario, "static:best")
+    seeds = searching.CHEAP.seeds[:2]
+    budget = searching.Budget(seeds, together=True)
+    found = searching.search(scenario, "static:best", budget)
     for spec in specs[::5]:
-        episodes = run_policy(scenario, make_policy(spec), spec, bench_tune.SEEDS[:2])
-        assert found[spec] == sum(e.figures["tail_ms"] for e in episodes)
+        episodes = run_policy(scenario, make_policy(spec), spec, seeds)
+        assert found.figures[spec] == searching.means(episodes)
 
 
 def test_the_splits_are_disjoint() -> None:
@@ -530,7 +532,7 @@ def test_a_setting_that_holds_already_is_not_replaced(tiny: Scenario) -> None:
     [
         ((), {}, "nothing to compare"),
         (("balance", "balance"), {}, "named twice"),
-        (("statc:0.4",), {}, "there is no module"),
+        (("statc:0.4",), {}, "did you mean 'static'"),
         (("nothing:best",), {}, "is no search"),
         (("balance",), {"routers": ["round"]}, "router 'round'"),
         (("balance",), {"budget_ms": 0.0}, "budget"),

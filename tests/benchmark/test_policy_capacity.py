@@ -47,7 +47,7 @@ def test_a_stopped_study_goes_on_and_ends_with_the_same_rows(
     whole = measure(tiny, specs, seeds=SEEDS, out=tmp_path / "whole.parquet")
     done: list[tuple[str, int]] = []
 
-    def stops(scenario: Scenario, spec: str, seed: int) -> Any:
+    def stops(scenario: Scenario, spec: str, seed: int, allow: Any) -> Any:
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append((spec, seed))

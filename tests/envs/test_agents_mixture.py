@@ -19,10 +19,9 @@ from agents_small import SETTINGS, small_config
 from small import REGIMES, SMALL, small_scenario
 from training_runs import assert_same_run, interrupt_at_step
 
-from helm_gym.agents.training import capacity as randomise
+from helm_gym.agents.training import randomise
 from helm_gym.agents.training import train as train_room
 from helm_gym.agents.training.build import make_env, make_validator
-from helm_gym.agents.training.capacity import draw, drawn_value
 from helm_gym.agents.training.curves import (
     curves_svg,
     curves_table,
@@ -31,6 +30,7 @@ from helm_gym.agents.training.curves import (
 )
 from helm_gym.agents.training.interrupt import TrainingInterrupted
 from helm_gym.agents.training.plan import Plan, RunFolder, TrainConfig
+from helm_gym.agents.training.randomise import draw, drawn_value
 from helm_gym.agents.training.scenarios import Suite
 from helm_gym.cli import app
 from helm_gym.config.quantity import Quantity
@@ -40,7 +40,7 @@ from helm_gym.envs.mixture import MixtureVectorEnv, merged_infos
 from helm_gym.envs.vector_env import EmbKvVectorEnv
 from helm_gym.errors import CheckpointError, ConfigError, InvalidAction
 from helm_gym.state_file import read_state, write_state
-from helm_gym.suites.probe import Probe
+from helm_gym.suites.capacity import Probe
 from helm_gym.suites.splits import TRAINING, VALIDATION
 
 SCENARIOS = {

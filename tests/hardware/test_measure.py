@@ -17,7 +17,8 @@ import pytest
 from typer.testing import CliRunner
 
 from helm_gym import cli
-from helm_gym.config.quantity import read_yaml, walk
+from helm_gym.config.quantity import walk
+from helm_gym.config.safe_yaml import read_yaml
 from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError
 from helm_gym.hardware import benchmarks as bench

@@ -18,8 +18,8 @@ from helm_gym.studies.atlas import points as atlas_points
 from helm_gym.studies.atlas import rule as atlas_fit
 from helm_gym.studies.atlas import run as atlas
 from helm_gym.studies.atlas.points import FACTORS, Point, base_values, parse_at, scenario_at
-from helm_gym.suites.capacity import measure_capacity
-from helm_gym.suites.probe import Probe, basin, best_share, highest_rate
+from helm_gym.suites.capacity import Probe, basin, best_share, highest_rate
+from helm_gym.suites.mixes import measure_capacity
 from helm_gym.workload.popularity import shard_mass
 
 BRIEF = atlas.Effort(5.0, 5.0, (0.1, 0.5, 0.9), False)

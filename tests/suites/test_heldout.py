@@ -72,7 +72,7 @@ def test_a_log_becomes_a_held_out_cell() -> None:
     [
         ("clicks.parquet", "write NAME=PATH"),
         ("shop=clicks.parquet,overly=3", "did you mean 'overlay'"),
-        ("shop=clicks.parquet,overlay=many", "overlay needs a number"),
+        ("shop=clicks.parquet,overlay=many", "overlay: .*valid integer"),
         ("shop=clicks.parquet,base=taobo", "did you mean 'taobao'"),
         ("shop=clicks.parquet,kind=arrivals,overlay=3", "overlay copies users"),
     ],

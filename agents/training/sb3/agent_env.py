@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,14 +29,17 @@ class AgentVecEnv(VecEnvWrapper):
             takes the luck of the requests out of the reward and leaves its expected gradient:
             what the others earn does not depend on this cluster's actions. Episode statistics
             stay absolute.
+        allow: classes, as ``module:Class``, that may be imported as the rule to correct.
     """
 
     venv: Sb3VecEnv
 
-    def __init__(self, venv: Sb3VecEnv, view: View, group: int = 1) -> None:
+    def __init__(
+        self, venv: Sb3VecEnv, view: View, group: int = 1, allow: Collection[str] = ()
+    ) -> None:
         self.rows_per_cluster = view.nodes if view.control == "node" else 1
         self.view, self.group = view, group
-        self._base = view.load_base()
+        self._base = view.load_base(allow, "the plan")
         self._seen: Array = np.zeros(0, np.float32)  # the environment's own observation
         super().__init__(
             venv,

@@ -16,8 +16,8 @@ import numpy as np
 from helm_gym.config.scenario import Scenario
 from helm_gym.console import make_table
 from helm_gym.errors import ConfigError
+from helm_gym.evaluation.search import Budget, search
 from helm_gym.evaluation.specs import SEARCHES, make_policy
-from helm_gym.evaluation.tune import search
 from helm_gym.pages.table import md_cell, with_interval
 from helm_gym.provenance import code_digest, policy_digest
 from helm_gym.runs.rollout import run_policy
@@ -40,7 +40,8 @@ POLICIES = (
 )
 STEPS = 360  # windows: half an hour
 LOAD = 0.95
-SEARCH_STEPS, SEARCH_SEEDS = 60, 2  # of rules; searched in a shorter episode of the same drift
+SEARCH_STEPS = 60  # of rules; searched in a shorter episode of the same drift
+SEARCH = Budget(tuple(TUNING_SEEDS[:2]))
 FIGURES = ("tail_ms", "mean_ms", "slo_satisfaction", "throughput_rps", "reward")
 SMOOTH, EVERY = 12, 4  # windows of the moving mean in the figure, and between its points
 COLUMNS = (
@@ -137,7 +138,7 @@ def _entry(scenario: Scenario, asked: str, seeds: int, threads: int) -> dict[str
     spec = asked
     if asked in SEARCHES:
         short = scenario.replace({"episode.steps": min(SEARCH_STEPS, scenario.episode.steps)})
-        spec = search(short, asked, TUNING_SEEDS[:SEARCH_SEEDS], threads=threads).best
+        spec = search(short, asked, SEARCH, threads=threads).best
     policy = make_policy(spec)
     episodes = run_policy(scenario, policy, spec, EVALUATION_SEEDS[:seeds], threads=threads)
     learners = getattr(policy, "learners", [])

@@ -19,7 +19,7 @@ from helm_gym.errors import ConfigError
 from helm_gym.provenance import code_digest
 from helm_gym.store import digest_of, json_codec, open_store, save_rows
 from helm_gym.studies.atlas.points import NODES, Point, points, scenario_at
-from helm_gym.suites.probe import SEEDS, Figures, Probe, basin, best_share
+from helm_gym.suites.capacity import SEEDS, Figures, Probe, basin, best_share
 
 if TYPE_CHECKING:
     from helm_gym.config.scenario import Scenario

@@ -11,7 +11,7 @@ import numpy as np
 
 from helm_gym.benchmark.rows import PUBLISHED
 from helm_gym.config.scenario import Scenario
-from helm_gym.evaluation.specs import make_policy
+from helm_gym.evaluation.specs import from_file, make_policy
 from helm_gym.provenance import code_digest, policy_digest
 from helm_gym.runs.rollout import Episode, run_policy
 from helm_gym.runs.stats import Interval, mean_interval
@@ -73,7 +73,11 @@ def tuned(path: Path = ROWS) -> dict[tuple[str, float, str, str], str]:
 
     columns = ["cell", "load", "router", "policy", "spec"]
     rows = pq.read_table(path, columns=columns).to_pylist()
-    return {(r["cell"], r["load"], r["router"], r["policy"]): r["spec"] for r in rows}
+    return {
+        (r["cell"], r["load"], r["router"], r["policy"]): from_file(r["spec"], str(path))
+        for r in rows
+        if r["policy"] in BASES and r["spec"]
+    }
 
 
 def plan(quick: bool) -> list[tuple[str, str, float]]:

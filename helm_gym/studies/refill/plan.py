@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from helm_gym.baselines.balance import BalancePolicy
+from helm_gym.baselines.balance import Balance
 from helm_gym.config.scenario import Scenario
 from helm_gym.evaluation.specs import make_policy
 from helm_gym.policy import Policy
@@ -53,7 +53,7 @@ STEPPED = {
 """Figures of a step; a time that is not reached counts as ``AFTER_S``."""
 
 
-class WrongStart(BalancePolicy):
+class WrongStart(Balance):
     """The balance rule from the smallest share: a link that misses saturate."""
 
     initial_share = 0.1
@@ -180,7 +180,9 @@ class Job:
 
 
 def _made(policy: str) -> Policy:
-    return WrongStart() if policy == WRONG else make_policy(policy)
+    made: Any = WrongStart() if policy == WRONG else make_policy(policy)
+    found: Policy = made
+    return found
 
 
 def _episodes(scenario: Scenario, policy: str, seeds: Sequence[int]) -> Figures:

@@ -22,7 +22,7 @@ from helm_gym.benchmark.replay import setting_of
 from helm_gym.benchmark.rows import OK
 from helm_gym.console import progress_bar
 from helm_gym.errors import ConfigError, HelmGymError
-from helm_gym.evaluation.specs import make_policy
+from helm_gym.evaluation.specs import from_file, make_policy
 from helm_gym.files import write_text
 from helm_gym.provenance import policy_digest
 from helm_gym.runs.bank import Bank, Timed
@@ -102,7 +102,8 @@ def _measured(
         return {}
     seeds = [int(row["seed"]) for row in rows]
     try:
-        policies = [make_policy(first["spec"]) for _ in seeds]
+        spec = from_file(first["spec"], "a row")
+        policies = [make_policy(spec) for _ in seeds]
         if policy_digest(first["spec"], policies[0]) != first["policy_digest"]:
             notes.append(f"{where}: the policy has changed since the rows were made")
             return {}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from helm_gym.benchmark.arrange import REFERENCE
-from helm_gym.evaluation.anchor_search import found_of
+from helm_gym.evaluation.specs import HelmSettings
 from helm_gym.pages.table import Cell, Table, number, words
 from helm_gym.runs.stats import Interval, mean_interval
 from helm_gym.studies.results.plan import AFFINITY, LAYERS, PLAIN, TUNED, System, runs_under
@@ -142,9 +142,9 @@ def _chosen(study: Study, place: Place, routers: Sequence[str]) -> list[Cell]:
         cells.append(words(study.spec(System(REFERENCE, router), place).partition(":")[2]))
         spec = study.spec(System(TUNED, router), place)
         if spec:
-            found = found_of(spec)
+            found = _found(spec)
             anchor = "none" if found.anchor is None else f"{found.anchor:g}"
-            cells += [words(anchor), number(found.follow, "g")]
+            cells += [words(anchor), number(_follow(found), "g")]
         else:
             cells += [words(""), words("")]
     return cells
@@ -153,8 +153,18 @@ def _chosen(study: Study, place: Place, routers: Sequence[str]) -> list[Cell]:
 def follows(study: Study) -> dict[float, int]:
     """In how many cells and loads the search chose which follow, with the scheduler; 0: a share."""
     specs = [study.spec(System(TUNED, study.scheduler), place) for place in study.places]
-    known = [found_of(spec).follow for spec in specs if spec]
+    known = [_follow(_found(spec)) for spec in specs if spec]
     return {follow: known.count(follow) for follow in sorted(set(known))}
+
+
+def _found(spec: str) -> HelmSettings:
+    """Settings that a search found; plain ``helm`` where a row names the search itself."""
+    return HelmSettings() if spec == TUNED else HelmSettings.of(spec)
+
+
+def _follow(found: HelmSettings) -> float:
+    """How far the base is followed; all the way where nothing ties it."""
+    return 1.0 if found.follow is None else found.follow
 
 
 # Allocation and routing apart

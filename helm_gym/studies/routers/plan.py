@@ -21,8 +21,8 @@ from helm_gym.config.routers import ROUTERS
 from helm_gym.config.scenario import Scenario
 from helm_gym.console import progress_bar
 from helm_gym.errors import ConfigError, HelmGymError, nearest
-from helm_gym.evaluation.bench_staged import resolve
-from helm_gym.evaluation.specs import make_policy
+from helm_gym.evaluation.search import CHEAP, resolve
+from helm_gym.evaluation.specs import from_file, make_policy
 from helm_gym.provenance import code_digest
 from helm_gym.store import digest_of, json_codec, open_store, save_rows
 from helm_gym.suites.paper import CELLS, PREFIX
@@ -152,7 +152,8 @@ def run_routers(
             spec = policy
             if is_search(policy):
                 key = digest_of(setting.scenario.digest(), policy, code_digest(resolve.__module__))
-                spec = store.piece(key, partial(resolve, setting.scenario, policy))
+                found = store.piece(key, partial(resolve, setting.scenario, policy, CHEAP))
+                spec = from_file(found, f"{out}/searches")
             shares[_place(setting)] = spec
             bar.advance(note=f"{_place(setting)}: {spec}")
         for (router, age), settings in plan.items():
@@ -160,8 +161,8 @@ def run_routers(
                 continue  # was there for the search alone
             jobs = [Job(setting, shares[_place(setting)], chosen) for setting in settings]
             folder = out / router / age.name.replace(", ", "-").replace(" ", "")
-            found = run_bench(jobs, folder, processes=processes)
-            rows += [{**row, "router_label": router, "age": age.name} for row in found.rows]
+            bench = run_bench(jobs, folder, processes=processes)
+            rows += [{**row, "router_label": router, "age": age.name} for row in bench.rows]
             bar.advance(note=f"{router}, {age.name}")
     bad = [row for row in rows if row["status"] == FAILED]
     if bad:

@@ -20,13 +20,14 @@ from helm_gym.baselines.static import share_grid
 from helm_gym.config.scenario import Scenario
 from helm_gym.config.workload import Phases
 from helm_gym.errors import HelmGymError, SimulationError
+from helm_gym.evaluation.search import OBJECTIVE
 from helm_gym.evaluation.specs import SEARCHES, make_policy
-from helm_gym.evaluation.tune import OBJECTIVE
 from helm_gym.provenance import code_digest, policy_digest
 from helm_gym.runs.rollout import Episode, run_policy
 from helm_gym.sim.lowering import lower
 from helm_gym.store import digest_of
-from helm_gym.suites.capacity import SATISFACTION, SEED, highest_rate, mixes_of, satisfaction
+from helm_gym.suites.capacity import SEED, Probe, basin, best_share
+from helm_gym.suites.mixes import mixes_of, steady
 from helm_gym.suites.seeds import EVALUATION_SEEDS, TUNING_SEEDS
 
 BEST = "static:best"
@@ -42,7 +43,6 @@ class Budget:
     share_step: float = 0.1
     capacity_seeds: int = 2
     capacity_s: float = 60.0  # simulated time per seed and rate, after the warm-up
-    tolerance: float = 0.005  # of a capacity; near it, one percent of load is worth many ms
     tuning_seeds: int = 3  # for the P99-optimal share
     seeds: int = 5  # for the comparison of policies
     overrides: Mapping[str, Any] = field(default_factory=dict)  # of the scenario
@@ -54,7 +54,6 @@ QUICK = Budget(
     share_step=0.4,
     capacity_seeds=1,
     capacity_s=10.0,
-    tolerance=0.2,
     tuning_seeds=1,
     seeds=2,
     overrides={
@@ -114,27 +113,17 @@ def _shares(scenario: Scenario, budget: Budget) -> list[float]:
 def _best_capacity(
     scenario: Scenario, name: str, mix: Mapping[str, float], guess: float, budget: Budget
 ) -> dict[str, Any]:
-    """The highest rate that some share carries, by eliminating shares as the rate rises."""
+    """The highest rate that some share carries in one mix, and the shares as good as the best."""
     seeds = range(SEED, SEED + budget.capacity_seeds)
-    alive = _shares(scenario, budget)
-
-    def met(rate: float) -> bool:
-        nonlocal alive
-        able = [
-            share
-            for share in alive
-            if satisfaction(scenario, mix, share, rate, seeds, budget.capacity_s) >= SATISFACTION
-        ]
-        alive = able or alive
-        return bool(able)
-
-    capacity = highest_rate(met, guess, budget.tolerance)
+    probe = Probe(steady(scenario, mix), seeds, budget.capacity_s)
+    carried = probe.capacities(_shares(scenario, budget), guess)
+    capacity, alike = max(carried.values()), basin(carried, highest=True)
     return {
         "name": name,
         "mix": dict(mix),
         "capacity": capacity,
-        "share": alive[len(alive) // 2] if capacity else None,
-        "alike": [alive[0], alive[-1]] if capacity else None,
+        "share": best_share(carried, highest=True) if capacity else None,
+        "alike": [alike[0], alike[-1]] if capacity else None,
     }
 
 

@@ -12,6 +12,7 @@ from helm_gym.config.scenario import SCENARIOS, Scenario
 from helm_gym.console import make_table
 from helm_gym.errors import ConfigError
 from helm_gym.pages.templates import render
+from helm_gym.suites.capacity import basin, best_share
 from helm_gym.suites.paper import (
     CELLS,
     FINE,
@@ -22,7 +23,6 @@ from helm_gym.suites.paper import (
     pinned,
     probe,
 )
-from helm_gym.suites.probe import basin, best_share
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,11 @@ from helm_gym.config.scenario import Scenario
 from helm_gym.envs.observation import FEATURES
 from helm_gym.envs.recovery_config import RecoveryConfig
 from helm_gym.errors import ConfigError
-from helm_gym.evaluation import anchor_search, bench_staged, tune
-from helm_gym.evaluation.anchor_search import found_of, spec_of
-from helm_gym.evaluation.specs import HELM_SEARCH, make_policy
+from helm_gym.evaluation import helm_candidates
+from helm_gym.evaluation import search as searching
+from helm_gym.evaluation.helm_candidates import Candidate
+from helm_gym.evaluation.search import CHEAP, N_CANDIDATES, Budget, grid, search
+from helm_gym.evaluation.specs import HELM_SEARCH, HelmSettings, make_policy
 from helm_gym.policy import initial_share_of
 from helm_gym.runs.rollout import run_policy
 from helm_gym.studies.speed.decisions import SITE, example
@@ -130,8 +133,8 @@ def test_an_adapter_around_it_is_saved_and_goes_on(tmp_path: Path) -> None:
     ("spec", "message"),
     [
         ("anchored:ppo:released", r"write anchored\(at=0.35"),
-        ("anchored(at=0.4", "cannot be read"),
-        ("anchored(at=0.4):", "cannot be read"),
+        ("anchored(at=0.4", "a bracket is not closed"),
+        ("anchored(at=0.4):", "has no base"),
         ("anchored():static:0.5", "has no planned share"),
         ("anchored(follow=0.5):static:0.5", "has no planned share"),
         ("anchored(at=1.4):static:0.5", "less than or equal to 1"),
@@ -209,31 +212,41 @@ def test_the_spec_is_the_composition() -> None:
 # The search
 
 
+TWO = Budget(tuple(seeds_of.TUNING_SEEDS[:2]))
+
+
 def test_a_search_has_as_many_settings_as_any_other(tiny: Scenario) -> None:
     wide = tiny.replace({"episode.share_min": 0.1, "episode.share_max": 0.9})
-    first = tune.grid(wide, HELM_SEARCH)
-    shares = [found_of(spec).anchor for spec in first]
-    assert [f"static:{share:g}" for share in shares] == tune.grid(wide, "static:best")
-    assert {found_of(spec).follow for spec in first} == {0.0}
+    first = helm_candidates.anchors(0.1, 0.9)
+    specs = [candidate.spec for candidate in first]
+    assert specs == grid(wide, HELM_SEARCH)
+    assert [f"static:{c.anchor:g}" for c in first] == grid(wide, "static:best")
+    assert {candidate.follow for candidate in first} == {0.0}
     for best in first:
-        then = tune.refined(wide, HELM_SEARCH, {spec: float(spec != best) for spec in first})
-        assert len(set(first) | set(then)) == len(first) + len(then) <= tune.N_CANDIDATES
-        anchors = [found_of(spec).anchor or 0.0 for spec in then]
-        assert found_of(best).anchor in anchors and max(anchors) <= 0.9 and min(anchors) >= 0.1
-        assert {found_of(spec).follow for spec in then} >= set(anchor_search.FOLLOWS)
-    assert tune.refined(wide, "static:best", {}) == []
+        tails = {spec: float(spec != best.spec) for spec in specs}
+        then = helm_candidates.around(tails, 0.1, 0.9)
+        assert len(set(first) | set(then)) == len(first) + len(then) <= N_CANDIDATES
+        anchors = [candidate.anchor for candidate in then]
+        assert best.anchor in anchors and max(anchors) <= 0.9 and min(anchors) >= 0.1
+        assert {candidate.follow for candidate in then} >= set(helm_candidates.FOLLOWS)
+
+
+def test_a_candidate_is_written_as_it_is_read() -> None:
+    said = HelmSettings.of(Candidate(0.35, 0.9).spec)
+    assert (said.anchor, said.follow, said.adapter, said.recovery) == (0.35, 0.9, "off", "on")
 
 
 def test_a_search_takes_the_best_of_both_stages(tiny: Scenario) -> None:
-    found = tune.search(tiny, HELM_SEARCH, seeds=seeds_of.TUNING_SEEDS[:2])
+    found = search(tiny, HELM_SEARCH, TWO)
     tails = {spec: figures["tail_ms"] for spec, figures in found.figures.items()}
     assert found.best == min(tails, key=lambda spec: tails[spec])
-    planned = {spec: tails[spec] for spec in tune.grid(tiny, HELM_SEARCH)}
-    assert set(tails) == set(planned) | set(tune.refined(tiny, HELM_SEARCH, planned))
-    assert tune.search(tiny, HELM_SEARCH, seeds=seeds_of.TUNING_SEEDS[:2]) == found
-    statics = tune.search(tiny, "static:best", seeds=seeds_of.TUNING_SEEDS[:2]).figures
-    share = found_of(next(iter(planned))).anchor
-    assert planned[spec_of(share or 0.0, 0.0)] == statics[f"static:{share:g}"]["tail_ms"]
+    planned = {spec: tails[spec] for spec in grid(tiny, HELM_SEARCH)}
+    second = helm_candidates.around(planned, tiny.episode.share_min, tiny.episode.share_max)
+    assert set(tails) == set(planned) | {candidate.spec for candidate in second}
+    assert search(tiny, HELM_SEARCH, TWO) == found
+    statics = search(tiny, "static:best", TWO).figures
+    share = HelmSettings.of(next(iter(planned))).anchor
+    assert planned[Candidate(share or 0.0, 0.0).spec] == statics[f"static:{share:g}"]["tail_ms"]
 
 
 @pytest.mark.parametrize(("gain", "wanted"), [(0.02, (0.6, 0.75)), (-0.02, (0.6, 0.0))])
@@ -242,31 +255,34 @@ def test_the_cheap_search_tries_the_second_stage_around_the_best(
 ) -> None:
     tried: dict[str, int] = {}
 
-    def tails(
+    def together(
         scenario: Scenario, specs: Sequence[str], seeds: Sequence[int]
-    ) -> Mapping[str, float]:
-        assert scenario.episode.steps * scenario.episode.step_s == bench_staged.SECONDS
+    ) -> Mapping[str, list[Any]]:
+        assert scenario.episode.steps * scenario.episode.step_s == CHEAP.seconds
         for spec in specs:
             tried[spec] = tried.get(spec, 0) + len(seeds)
-        return {spec: len(seeds) * tail(spec) for spec in specs}
+        return {
+            spec: [SimpleNamespace(figures={"tail_ms": tail(spec)}) for _ in seeds]
+            for spec in specs
+        }
 
     def tail(spec: str) -> float:
-        anchor, follow = found_of(spec)
-        off = ((anchor or 0.0) - 0.61) ** 2
-        return off - gain * (0.5 - abs(follow - 0.7) if follow else 0.0)
+        said = HelmSettings.of(spec)
+        off = ((said.anchor or 0.0) - 0.61) ** 2
+        return off - gain * (0.5 - abs(said.follow - 0.7) if said.follow else 0.0)
 
-    monkeypatch.setattr(bench_staged, "tails", tails)
+    monkeypatch.setattr(searching, "_together", together)
     long = {"episode.step_s": 5.0, "episode.steps": 96, "episode.share_min": 0.1,
             "episode.share_max": 0.9}  # fmt: skip
-    found = bench_staged.resolve(tiny.replace(long), HELM_SEARCH)
-    assert tuple(found_of(found)) == wanted
-    assert len(tried) == tune.N_CANDIDATES
-    assert sum(tried.values()) == tune.N_CANDIDATES + 2 * 6  # as a rule's search
+    found = HelmSettings.of(search(tiny.replace(long), HELM_SEARCH, CHEAP).best)
+    assert (found.anchor, found.follow) == wanted
+    assert len(tried) == N_CANDIDATES
+    assert sum(tried.values()) == N_CANDIDATES + 2 * 6  # as a rule's search
 
 
-def test_other_searches_are_what_they_were(tiny: Scenario) -> None:
-    found = bench_staged.resolve(tiny, "static:best")
-    assert found in tune.grid(tiny, "static:best")
+def test_the_cheap_search_stops_after_one_seed_in_a_smoke_test(tiny: Scenario) -> None:
+    found = search(tiny, "static:best", CHEAP)
+    assert found.best in grid(tiny, "static:best") and set(found.figures) > {found.best}
     assert len({asked_digest(tiny, spec) for spec in ("static:best", HELM_SEARCH)}) == 2
 
 
@@ -291,5 +307,5 @@ def test_a_digest_covers_the_network_inside(spec: str) -> None:
 def test_a_search_of_helm_covers_its_base(tiny: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
     before = asked_digest(tiny, HELM_SEARCH)
     other = helm_policy.load_base("released-continuous")
-    monkeypatch.setattr(helm_policy, "load_base", lambda name: other)
+    monkeypatch.setattr(helm_policy, "load_base", lambda name, allow: other)
     assert asked_digest(tiny, HELM_SEARCH) != before

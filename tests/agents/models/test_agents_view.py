@@ -13,7 +13,7 @@ from small import SMALL
 from helm_gym.agents.models.view import View
 from helm_gym.agents.training.build import make_env
 from helm_gym.agents.training.plan import Plan
-from helm_gym.baselines.balance import BalancePolicy
+from helm_gym.baselines.balance import Balance
 from helm_gym.envs.observation import FEATURES
 from helm_gym.envs.vector_env import EmbKvVectorEnv
 from helm_gym.errors import ConfigError
@@ -62,7 +62,7 @@ def test_an_increment_moves_the_share_in_force() -> None:
 def test_a_residual_of_zero_is_the_rule_and_of_one_the_bound_away(control: str) -> None:
     own = view(control=control, action="residual", base="balance", bound=0.1)
     rule = own.load_base()
-    assert isinstance(rule, BalancePolicy)
+    assert isinstance(rule, Balance)
     rows = 2 * NODES
     observations = seen(rows).reshape(2, NODES, -1) if control == "per_node" else seen(rows)
     asked = rule.act(observations)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,8 +22,7 @@ from small import small_scenario
 from stable_baselines3 import PPO
 
 from helm_gym.agents.models.trained import TrainedPolicy
-from helm_gym.agents.training import capacity as randomise
-from helm_gym.agents.training import seeds
+from helm_gym.agents.training import randomise, seeds
 from helm_gym.agents.training.draws import Job, draw_all
 from helm_gym.agents.training.plan import Plan
 from helm_gym.agents.training.release import release
@@ -170,6 +172,29 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(randomise, "measured_capacity", quickly)
     return seen
+
+
+def test_a_model_is_scored_again_if_it_changed_whatever_its_date(
+    trained: seeds.SeedsResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[float] = []
+
+    def counted(*_: Any) -> dict[str, float]:
+        scored.append(len(scored) + 1.0)
+        return {"a cell": scored[-1]}
+
+    monkeypatch.setattr(seeds, "score", counted)
+    model = tmp_path / "model.zip"
+    result: Any = SimpleNamespace(
+        run_dir=str(tmp_path), model=str(model), validation_reward=0.0, decisions=1, chosen_at=1
+    )
+    plan: Any = SimpleNamespace(digest=lambda: "x")
+    found = []
+    for seed in (3, 3, 4):
+        shutil.copy(Path(trained.folder) / f"seed-{seed}" / "model.zip", model)
+        os.utime(model, (0, 0))
+        found.append(seeds._scored(result, config(tmp_path), plan, False).score)
+    assert found == pytest.approx([1.0, 1.0, 2.0])
 
 
 def test_draws_are_kept_and_made_once(tmp_path: Path, measured: list[str]) -> None:

@@ -21,33 +21,24 @@ SIDEWAYS = ((-ASIDE, 0.5), (ASIDE, 0.5), (-ASIDE, 0.9))
 alone, ``follow=1``, is no candidate: it lost to a fixed share in all cells looked at."""
 
 
-class Found(NamedTuple):
-    """What a spec of this search says."""
+class Candidate(NamedTuple):
+    """One setting of ``helm`` that the search tries."""
 
-    anchor: float | None  # None: it ties the base to nothing
+    anchor: float
     follow: float
 
-
-def spec_of(anchor: float, follow: float) -> str:
-    """Spec of a candidate."""
-    return f"helm:anchor={anchor:g},follow={follow:g},adapter=off"
-
-
-def found_of(spec: str) -> Found:
-    """Anchor and follow that a spec of ``helm`` has."""
-    pairs = (pair.partition("=") for pair in spec.partition(":")[2].split(","))
-    written = {name.strip(): value for name, _, value in pairs}
-    if "anchor" not in written:
-        return Found(None, 1.0)
-    return Found(float(written["anchor"]), float(written.get("follow", "nan")))
+    @property
+    def spec(self) -> str:
+        """How it is written."""
+        return f"helm:anchor={self.anchor:g},follow={self.follow:g},adapter=off"
 
 
-def anchors(low: float, high: float) -> list[str]:
+def anchors(low: float, high: float) -> list[Candidate]:
     """The shares of ``static:best``, none of them followed from."""
-    return [spec_of(share, 0.0) for share in share_grid(low, high)]
+    return [Candidate(share, 0.0) for share in share_grid(low, high)]
 
 
-def around(tails: Mapping[str, float], low: float, high: float) -> list[str]:
+def around(tails: Mapping[str, float], low: float, high: float) -> list[Candidate]:
     """What is tried once the planned shares are known.
 
     Args:
@@ -55,10 +46,9 @@ def around(tails: Mapping[str, float], low: float, high: float) -> list[str]:
         low: lowest share allowed.
         high: highest share allowed.
     """
-    best = found_of(min(tails, key=lambda spec: tails[spec])).anchor
-    assert best is not None
-    beside = [(round(best + aside, 4), follow) for aside, follow in SIDEWAYS]
+    best = min(anchors(low, high), key=lambda candidate: tails[candidate.spec]).anchor
+    beside = [Candidate(round(best + aside, 4), follow) for aside, follow in SIDEWAYS]
     return [
-        *(spec_of(best, follow) for follow in FOLLOWS),
-        *(spec_of(share, follow) for share, follow in beside if low <= share <= high),
+        *(Candidate(best, follow) for follow in FOLLOWS),
+        *(candidate for candidate in beside if low <= candidate.anchor <= high),
     ]

@@ -22,6 +22,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,17 +31,15 @@ from helm_gym.config.quantity import Quantity
 from helm_gym.config.scenario import Scenario
 from helm_gym.config.vary import DEADLINE, POOL, TARGET, Assumed, assumed_numbers
 from helm_gym.errors import ConfigError
-from helm_gym.suites.capacity import SATISFACTION, SEED
-from helm_gym.suites.probe import Probe
+from helm_gym.suites.capacity import SEED, Probe, highest_rate
 
 SPREAD = 0.5  # of randomisation where none is stated
 LOADS = (0.6, 1.0)  # of the capacity
 SHARES = (0.5, 0.3, 0.7)  # whose capacities are compared
 MEASURE_S = 120.0  # simulated time after the warm-up, in which bursts and lulls both come
-STEP = 1.05  # ratio of rates to which a capacity is known
 FACTOR = 2.5  # between the capacity of a draw and the stated one, either way
 TRIES = 30  # draws until one can be used
-STREAM = zlib.crc32(b"helm_gym.agents.training.capacity")
+STREAM = zlib.crc32(b"helm_gym.agents.randomise")
 """Name of the seed stream, so that no other draw from the same seed is correlated with these."""
 LOAD, CAPACITY = "workload.load", "workload.capacity_rps_per_node"
 
@@ -88,28 +87,24 @@ def draw(scenario: Scenario, spread: float, seed: Sequence[int]) -> Draw:
 def measured_capacity(scenario: Scenario) -> float:
     """Capacity of the best of :data:`SHARES`, requests/s per node.
 
+    A share after the first is searched only above what the best so far carries.
+
     Raises:
         ConfigError: it is not within :data:`FACTOR` of what the scenario states.
     """
     stated = scenario.workload.capacity_rps_per_node.value
-    probe = Probe(scenario, (SEED,), MEASURE_S)
-
-    def carried(share: float, rate: float) -> bool:
-        return probe.figures(rate, share).inside >= SATISFACTION
-
     low, high = stated / FACTOR, stated * FACTOR
-    while high > STEP * low:
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if carried(SHARES[0], middle) else (low, middle)
-    for share in SHARES[1:]:
-        while low * STEP < stated * FACTOR and carried(share, low * STEP):
-            low *= STEP
-    if not stated / FACTOR < low < stated * FACTOR / STEP:
+    probe, best = Probe(scenario, (SEED,), MEASURE_S), 0.0
+    for share in SHARES:
+        begin = best or stated
+        found = highest_rate(partial(probe.margin, share), begin, best or low, high)
+        best = max(best, found)
+    if not low < best < high:
         raise ConfigError(
             f"its capacity is not within a factor {FACTOR:g} of the stated {stated:.0f} requests/s "
             "per node"
         )
-    return low
+    return best
 
 
 def _values(
