@@ -211,13 +211,13 @@ def highest_rate(
     low = max(floor, round(math.log(max(guess, lowest)) / math.log(STEP)))
     high, stride = low + 1, 1
     while at(low) >= 0.0 and at(high) >= 0.0:
-        low, stride = high, 2 * stride
-        high = low + stride
-        if high > ceiling:
+        if high >= ceiling:
             raise ConfigError(
-                f"{rate_at(low):.0f} requests/s per node still meet the SLO: nothing limits this "
+                f"{rate_at(high):.0f} requests/s per node still meet the SLO: nothing limits this "
                 "scenario; check its service times and its SLO"
             )
+        low, stride = high, 2 * stride
+        high = min(low + stride, ceiling)
     while at(low) < 0.0:
         if low == floor or (stride > 4 and at(floor) < 0.0):
             return 0.0
