@@ -48,6 +48,20 @@ def test_every_kernel_is_called_from_kernels_and_from_python() -> None:
     assert _twice(3.0) == 6.0
 
 
+def test_another_numba_compiles_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "TAILORED", not compiled.TAILORED)
+
+    def half(x: float) -> float:
+        return 0.5 * x
+
+    inner = inlined(half)
+
+    def twice_half(x: float) -> float:
+        return 2.0 * inner(x)
+
+    assert compiled.kernel(twice_half)(3.0) == 3.0
+
+
 def test_machine_code_lies_under_the_digest_of_what_its_module_imports() -> None:
     folder = compiled.kernel_folder("helm_gym.agents.controller.path")
     assert folder.parent == cache_folder() / "kernels"
