@@ -1,5 +1,6 @@
 """Policies by name, their searches, and comparisons that a user starts.
 
-``specs`` makes a policy of its spec, ``tune`` and its neighbours resolve ``NAME:best``,
-``evaluate``, ``tables`` and ``report`` compare, ``demo`` shows it all.
+``specs`` makes a policy of its spec, ``search`` and ``helm_candidates`` resolve ``NAME:best``,
+``evaluate``, ``tables`` and ``report`` compare, ``golden`` keeps the bits of short runs, and
+``demo`` shows it all.
 """
