@@ -224,6 +224,20 @@ def broken(rule: Callable[[Import], bool], imports: Iterable[Import]) -> list[st
     return [str(found) for found in imports if rule(found)]
 
 
+ONE_OF_EACH = {
+    "rich.progress": "helm_gym.console",
+    "jinja2": "helm_gym.pages.templates",
+    "fcntl": "helm_gym.files",
+}
+"""What one module alone imports: the progress bar, the template environment, the lock."""
+
+
+@pytest.mark.parametrize("library", ONE_OF_EACH)
+def test_one_module_alone_wraps_a_library(library: str) -> None:
+    found = {each.importer for each in library_imports() if within(each.target, library)}
+    assert found == {ONE_OF_EACH[library]}
+
+
 def test_every_module_has_a_layer() -> None:
     assert [module for module in FILES if layer(module) is None] == []
 

@@ -51,15 +51,11 @@ def check_bounds(
     quiet: QuietOption = False,
 ) -> None:
     """Play random extreme scenarios with kernels that check every index."""
-    from rich.progress import Progress
-
+    from helm_gym.console import progress_bar
     from helm_gym.fidelity.bounds import check_bounds as run
 
-    with Progress(disable=quiet) as bar:
-        task = bar.add_task("scenarios", total=scenarios)
-        found = run(
-            scenarios, seed, first, minutes, lambda f: bar.update(task, completed=f.next - first)
-        )
+    with progress_bar("scenarios", scenarios, wanted=not quiet, transient=False) as bar:
+        found = run(scenarios, seed, first, minutes, lambda f: bar.show(f.next - first))
     typer.echo(
         f"{found.played} scenarios played, {found.requests:,} requests recorded, "
         f"{found.refused} draws refused as impossible, {found.stopped} stopped with an error that "
