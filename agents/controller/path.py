@@ -201,12 +201,12 @@ def _chosen(values: Array) -> float:
 @inlined
 def _residual(own: Any, site: Any, networks: Array, work: Array) -> float:
     """The residual of a node, in share; 0 where it is off or not finite."""
-    slot, bound = site.slot, site.residual_bound
+    slot = site.slot
     if own.gate[slot] == 0.0:
         return 0.0
     row = run(networks[RESIDUAL + slot], site.residual_widths, own.inputs, work)
-    value = bound * math.tanh(float(work[row, 0]))
-    return own.gate[slot] * min(max(value, -bound), bound) if math.isfinite(value) else 0.0
+    value = site.residual_bound * math.tanh(float(work[row, 0]))
+    return own.gate[slot] * value if math.isfinite(value) else 0.0
 
 
 @inlined

@@ -246,7 +246,7 @@ class Workload(Frozen):
         )
     )
     load: float = Field(
-        default=0.7, ge=1e-3, le=100
+        default=0.7, ge=1e-9, le=100
     )  # fraction of the best static share's capacity
     # Highest steady rate that the best static share of the busiest mix carries within the SLO.
     capacity_rps_per_node: RatePerNode

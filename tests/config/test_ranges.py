@@ -101,7 +101,7 @@ def test_the_error_names_key_value_and_range() -> None:
     ("path", "value", "words"),
     [
         ("workload.load", 1e6, "less than or equal to 100"),
-        ("workload.load", 1e-12, "greater than or equal to 1e-09"),
+        ("workload.load", 1e-12, "greater than or equal to 0.000000001"),
         ("workload.replay", {"path": "x.csv", "overlay": 10**9}, "overlay: .*10000"),
         ("workload.regime", {"kind": "trend", "speedup": 1e-12}, "speedup: .*0.01"),
         ("workload.regime", {"kind": "burst", "amplitude": 2, "on_s": [5, 1]}, "on_s: .*shorter"),

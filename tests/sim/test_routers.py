@@ -288,7 +288,7 @@ def test_who_keeps_books() -> None:
         ("staleness_ms", 501, "less than or equal to 500"),
         ("staleness_ms", -1, "greater than or equal to 0"),
         ("name", "sglang", "sglang_like"),
-        ("balance_ratio", 0.5, r"lie in \[1, "),
+        ("balance_ratio", 0.5, "must lie in [1, 1e+06]"),
         ("match_threshold", 1.5, "lie in [0, 1]"),
         ("price_utilisation", 1.0, "lie in [0, 0.999]"),
         ("price_half_life_s", 0, "greater than 0"),
