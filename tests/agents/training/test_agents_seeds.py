@@ -280,5 +280,3 @@ def test_nodes_explore_together_and_each_as_its_network_says() -> None:
 def test_coherence_needs_rows_that_are_nodes(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="only with control 'node'"):
         Plan.of(small_config(tmp_path, settings={"coherence": 0.5}))
-    plain = Plan.of(small_config(tmp_path))
-    assert "coherence" not in plain.model_dump()["settings"]
