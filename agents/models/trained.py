@@ -45,15 +45,15 @@ class TrainedPolicy:
         # A network that decides for one node at a time is run on every node of a cluster.
         self.control: str = "per_node" if view.control == "node" else view.control
         self.observation: str = view.observation
-        self._base = view.load_base(allow, str(self.path))
-        corrected = self._base is not None and names_share(self._base)
+        self.base = view.load_base(allow, str(self.path))
+        corrected = self.base is not None and names_share(self.base)
         self.names_share = view.action == "target" or (view.action == "residual" and corrected)
 
     def reset(self, seed: int) -> None:
         """Begin an episode; a recurrent network forgets the last one."""
         self.actor.reset()
-        if self._base is not None:
-            self._base.reset(seed)
+        if self.base is not None:
+            self.base.reset(seed)
 
     def act(self, obs: Array) -> Array:
         """Choose shares.
@@ -79,18 +79,18 @@ class TrainedPolicy:
 
     def state(self) -> dict[str, Any]:
         """What an LSTM and the rule that is corrected remember."""
-        base = None if self._base is None else state_of(self._base)
+        base = None if self.base is None else state_of(self.base)
         return {"actor": self.actor.state, "base": base}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`state` gave, bit for bit."""
         self.actor.state = state["actor"]
-        if self._base is not None:
-            restore_state(self._base, state["base"])
+        if self.base is not None:
+            restore_state(self.base, state["base"])
 
     def _shares(self, view: View, observations: Array) -> Array:
         output = self.actor(view.see(observations))
-        return view.shares(output, observations, self._base)
+        return view.shares(output, observations, self.base)
 
     def _check_shape(self, observations: Array) -> None:
         view = self.card.view

@@ -24,6 +24,7 @@ from helm_gym.cli import app
 from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError
 from helm_gym.evaluation.specs import make_policy
+from helm_gym.provenance import policy_digest
 
 MODULE = "own_rule_of_the_tests"
 OWN = f"{MODULE}:Half"
@@ -67,7 +68,11 @@ def test_a_typed_rule_trains_and_its_model_needs_leave(folder: Path) -> None:
     assert MODULE not in sys.modules and not (folder / "a.safetensors").exists()
     said = CliRunner().invoke(app, ["release", "run", "--out", "a.safetensors", "--allow", OWN])
     assert said.exit_code == 0, said.output
-    assert make_policy("ppo:a.safetensors", [OWN]).card.view.base == OWN  # type: ignore[attr-defined]
+    policy = make_policy("ppo:a.safetensors", [OWN])
+    assert policy.card.view.base == OWN  # type: ignore[attr-defined]
+    digest = policy_digest("ppo:a.safetensors", policy)
+    (folder / f"{MODULE}.py").write_text(CODE.replace("0.5", "0.6"))
+    assert policy_digest("ppo:a.safetensors", policy) != digest  # the rule is part of the policy
     assert score(folder / "run" / "model.zip", [scenario], allow=[OWN])
 
 
