@@ -22,6 +22,7 @@ from helm_gym.spec_grammar import Spec, parse_settings, parse_spec
 
 TRAINED = ("ppo", "recurrent-ppo", "sac", "dqn")
 """Learning algorithms; the spec of a policy that one trained begins with its name."""
+MOST_WRAPPERS = 8  # around one policy; no use is known for more than three
 WRAPPERS = ("adapted", "recovery", "anchored")
 """Kinds whose argument is the spec of another policy."""
 HELM = "helm"
@@ -162,10 +163,10 @@ def _wrapped(spec: Spec, allow: Collection[str], around: tuple[str, ...]) -> Pol
     """A policy around another one."""
     if not spec.argument:
         raise ConfigError(f"policy {spec.text!r} has no base; write {FORMS[spec.kind]}")
-    if spec.kind in around:
+    if len(around) == MOST_WRAPPERS:
         raise ConfigError(
-            f"policy {spec.text!r} stands inside another {spec.kind}, which changes nothing "
-            f"more; write {spec.kind} once"
+            f"policy {spec.text!r:.80} stands inside {MOST_WRAPPERS} other policies ({around[0]}, "
+            f"...); write at most as many around one"
         )
     wrap = _WRAP[spec.kind](spec)
     policy: Policy = wrap(_make(spec.argument, allow, (*around, spec.kind)))

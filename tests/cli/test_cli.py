@@ -105,7 +105,7 @@ needs_training = pytest.mark.skipif(
         (("scenario", "show", "taobao-shif"), "did you mean 'taobao-shift'"),
         (("scenario", "show", "taobao-shift", "--set", "workload.lod=1"), "did you mean 'load'"),
         (("scenario", "show", "taobao-shift", "--set", "workload.load"), "write PATH=VALUE"),
-        (("scenario", "show", "taobao-shift", "--set", "nodes=[1"), "is not YAML"),
+        (("scenario", "show", "taobao-shift", "--set", "nodes=[1"), "is not valid YAML"),
         (("scenario", "show", "nowhere.yaml"), "nowhere.yaml: cannot be read"),
         (("evaluate", "-p", "statik:best"), "did you mean 'static'"),
         (("evaluate", "-p", "ppo:nowhere.zip"), "nowhere.zip"),

@@ -83,7 +83,7 @@ def test_a_text_like_no_policy_is_offered_every_one() -> None:
         ("recovery(burst_pace):balance", "is no setting"),
         ("recovery(burst_pace=fast):balance", "burst_pace"),
         ("recovery(lose):balance", "'lose' is no setting"),
-        ("recovery:recovery:balance", "write recovery once"),
+        ("recovery:" * 9 + "balance", "stands inside 8 other policies"),
         ("adapted:recovery:adapted:balance", "write adapted once"),
         ("recovery:static:best", "found by a grid search"),
         ("balance(gain=0.6):node", "'node' follows its settings"),
