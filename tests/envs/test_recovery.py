@@ -207,7 +207,7 @@ def test_specs_wrap_any_base(bursting: Scenario) -> None:
     assert (strict.config.burst_pace.value, strict.config.p99_sigmas) == (0.5, None)
     assert strict.base.config.burst_pace.value == 0.0
     for wrong in ("recovery:", "recovery(lean=0.1", "recovery(lean):static:0.4"):
-        with pytest.raises(ConfigError, match="has no base|is not closed|is no setting"):
+        with pytest.raises(ConfigError, match=r"has no base|is not closed|is no setting"):
             make_policy(wrong)
     with pytest.raises(ConfigError, match="did you mean 'lean'"):
         make_policy("recovery(leen=0.1):static:0.4")

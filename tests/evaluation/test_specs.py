@@ -84,7 +84,6 @@ def test_a_text_like_no_policy_is_offered_every_one() -> None:
         ("recovery(burst_pace=fast):balance", "burst_pace"),
         ("recovery(lose):balance", "'lose' is no setting"),
         ("recovery:" * 9 + "balance", "stands inside 8 other policies"),
-        ("adapted:recovery:adapted:balance", "write adapted once"),
         ("recovery:static:best", "found by a grid search"),
         ("balance(gain=0.6):node", "'node' follows its settings"),
         ("balance:gain=0.6,gain=0.7", "gain is set twice"),
