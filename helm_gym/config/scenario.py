@@ -85,7 +85,7 @@ class Emb(Frozen):
         default_factory=lambda: assumed(1.25, 1.0, 2.0)
     )
     swaps_per_tick: Count = Field(default_factory=lambda: assumed(20, 2, 100, "shards"))
-    tick_s: Annotated[Seconds, within(0.01, 1e5)] = Field(
+    tick_s: Annotated[Seconds, within(0.01, 1e6)] = Field(
         default_factory=lambda: assumed(
             2.5, 0.5, 5.0, "s", "0.5, 1 and 2.5 s give the same P99 and hit rates within 1 %"
         )
