@@ -19,8 +19,7 @@ from helm_gym.benchmark.rows import OK, Row
 from helm_gym.errors import ConfigError
 from helm_gym.evaluation.tables import span
 from helm_gym.pages.templates import render
-from helm_gym.runs.benchmark_stats import chance, improvement, iqm
-from helm_gym.runs.stats import Interval
+from helm_gym.runs.stats import Interval, chance, improvement, iqm
 
 HINDSIGHT = ("hindsight", "schedule")
 """Kinds of specs that know the requests to come: bounds, which have no rank."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from helm_gym.benchmark.arrange import Benchmark, Setting
 from helm_gym.benchmark.plan import SEARCH
 from helm_gym.pages.table import Table, number, words
-from helm_gym.runs.benchmark_stats import iqm
+from helm_gym.runs.stats import iqm
 from helm_gym.suites.paper import CELLS
 
 Floats = NDArray[np.float64]

@@ -35,7 +35,7 @@ from helm_gym.benchmark.page.cells import (
 )
 from helm_gym.pages import templates
 from helm_gym.pages.table import Cell, Table, number, words
-from helm_gym.runs.benchmark_stats import chance, profile
+from helm_gym.runs.stats import chance, profile
 from helm_gym.suites.paper import PREFIX
 
 DRAWN = 5  # policies in a figure beside the reference and the bounds

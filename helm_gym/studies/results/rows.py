@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from helm_gym.benchmark.arrange import REFERENCE, Benchmark, Row, Setting, arrange
 from helm_gym.benchmark.rows import OK
-from helm_gym.runs.benchmark_stats import iqm
-from helm_gym.runs.stats import Interval, mean_interval
+from helm_gym.runs.stats import Interval, iqm, mean_interval
 from helm_gym.studies.results.plan import (
     AFFINITY,
     PAPERS,

@@ -58,7 +58,7 @@ Change = Callable[[dict[str, Any]], Mapping[str, Any]]
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page has hundreds of intervals, whose last digits do not matter here."""
     monkeypatch.setattr("helm_gym.runs.stats.RESAMPLES", 99)
-    monkeypatch.setattr("helm_gym.runs.benchmark_stats.RESAMPLES", 99)
+    monkeypatch.setattr("helm_gym.runs.stats.RESAMPLES", 99)
 
 
 def rows_of(true: Mapping[str, float] = GOOD, change: Change = lambda own: {}) -> Rows:

@@ -10,7 +10,7 @@ import pytest
 from benchmark_built import CELLS, LOADS, ROUTERS, SEEDS, build, failed, row, save
 from scipy import stats as scipy_stats
 
-from helm_gym.runs import benchmark_stats as stats
+from helm_gym.runs import stats
 from helm_gym.benchmark.arrange import arrange, load_rows, load_schedules
 from helm_gym.benchmark.goodput import Sustained
 from helm_gym.errors import ConfigError
