@@ -22,8 +22,8 @@ env: $(INSTALLED)  ## make .venv and install the library with all extras in it
 demo: env  ## train a policy, compare it with the baselines and write runs/demo/report.html
 	$(BIN)/helm-gym demo $(ARGS)
 
-test: env  ## run the tests
-	$(BIN)/pytest $(ARGS)
+test: env  ## run the tests, on all cores
+	$(BIN)/pytest -n auto --dist loadfile $(ARGS)
 
 check: env typing-tree  ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -15,20 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from store_jobs import dies, square
 
 from helm_gym import store as room
 from helm_gym.errors import ConfigError, SimulationError
 from helm_gym.store import ROWS, Codec, digest_of, json_codec, locked, open_store, save_rows
 
 JOBS = {f"piece-{n}": n for n in range(4)}
-
-
-def square(n: int) -> int:
-    return n * n
-
-
-def dies(n: int) -> int:
-    os._exit(9)
 
 
 def complete(folder: Path | None, make: Any = square, **options: Any) -> dict[str, int]:

@@ -356,9 +356,9 @@ def test_ties_keep_the_order_of_the_log(tmp_path: Path) -> None:
 )
 def test_real_logs_are_replayed_whole_and_again(name: str, rows: int, users: int) -> None:
     path = trace(name)
-    lap_s = 2.0
+    lap_s = 5.0
     load = rows / lap_s / (3 * 150)  # far too much to serve, but every request is offered
-    scenario = replaying(str(path), None, **{"workload.load": load, "episode.step_s": 1.5})
+    scenario = replaying(str(path), None, **{"workload.load": load, "episode.step_s": 0.75 * lap_s})
     original = read_interactions(path)
     simulator = started(scenario)
     seen = np.concatenate([simulator.record(np.full(3, 0.5), 0) for _ in range(2)])
