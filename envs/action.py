@@ -40,7 +40,7 @@ def chosen_increments(choice: Any, shape: tuple[int, ...]) -> Floats:
 
     Args:
         choice: as many integers as ``shape`` has places.
-        shape: of the result.
+        shape: shape that the result has.
 
     Raises:
         InvalidAction: the number of indices is wrong, or one of them names no increment.

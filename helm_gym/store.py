@@ -247,7 +247,7 @@ class Store(Generic[PieceT]):
             jobs: what ``make`` is given, by the key of its piece.
             make: makes one piece; with several processes a function of a module, or a partial.
             processes: how many pieces are made at a time; results do not depend on it.
-            title: of the progress bar.
+            title: what the progress bar says is being made.
             progress: show a progress bar on stderr.
             transient: remove the bar at the end.
 

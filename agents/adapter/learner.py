@@ -33,7 +33,7 @@ class ResidualLearner:
         config: settings.
         nodes: M, rows of a cluster; 1 where a cluster is decided for as a whole.
         inputs: I, of the network.
-        seed: of the first layers.
+        seed: seed of the random first layers.
     """
 
     def __init__(self, config: ResidualConfig, nodes: int, inputs: int, seed: int) -> None:

@@ -98,7 +98,7 @@ def forward(
     Args:
         layers: weights (out, in) and biases (out,).
         seen: (rows, in).
-        hidden: of every element.
+        hidden: function that each hidden layer applies to every element.
 
     Returns:
         (rows, out).

@@ -57,7 +57,7 @@ def write_released(
 
     Args:
         path: where to, ending in ``.safetensors``.
-        card: of the model, as :func:`read` gives it.
+        card: the model's card, as :func:`read` gives it.
         arrays: weights by name.
         about: what else is to be known of the model.
     """

@@ -27,7 +27,7 @@ def make_env(
     """The environment of a plan, as the network sees it.
 
     Args:
-        plan: of the run.
+        plan: what the run was asked to train.
         threads: simulator threads; up to two by default.
         validate: to choose weights on, not to train on.
         allow: classes, as ``module:Class``, that may be imported as the rule to correct.

@@ -127,7 +127,7 @@ def replay(row: Row, allow: Sequence[str] = ()) -> Replay:
     What a search found is taken from the row, not searched for again.
 
     Args:
-        row: of :func:`find_row`.
+        row: a row that :func:`find_row` returned.
         allow: classes, as ``module:Class``, that the row, or a model that it names, may name.
 
     Raises:

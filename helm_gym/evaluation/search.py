@@ -57,9 +57,9 @@ class Budget:
 
 
 FULL = Budget(tuple(TUNING_SEEDS[:5]))
-"""Of ``helm-gym evaluate``: every candidate on five seeds, in episodes of full length."""
+"""What ``helm-gym evaluate`` spends: every candidate on five seeds, in whole episodes."""
 CHEAP = Budget(tuple(TUNING_SEEDS[:3]), seconds=240.0, kept=0.25, together=True)
-"""Of a benchmark, which has hundreds of searches. In four minutes a trend passes once."""
+"""What a benchmark spends on each of its many searches. In four minutes a trend passes once."""
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def check_bounds(
 
     Args:
         scenarios: how many.
-        seed: of all; scenario i is the same whatever else is played.
+        seed: decides all scenarios; number i is the same whatever else is played.
         first: number of the first one, to go on where a check stopped.
         minutes: after which no further scenario begins.
         tick: called after each one.

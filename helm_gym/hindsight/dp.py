@@ -62,7 +62,7 @@ class Branches:
     Args:
         scenario: what is simulated.
         objective: its reward is what windows report; see :attr:`Objective.reward`.
-        seed: of the episode, as in :func:`helm_gym.runs.rollout.run_policy`.
+        seed: seed of the episode, as in :func:`helm_gym.runs.rollout.run_policy`.
     """
 
     def __init__(self, objective: Objective, seed: int) -> None:
