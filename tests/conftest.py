@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import copy
+import signal
 from typing import Any
 
 import pytest
 
 from helm_gym.config.scenario import Scenario
+
+# A shell starts jobs in the background with Ctrl-C ignored, and tests that press it would wait.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY: dict[str, Any] = {
     "name": "tiny",
