@@ -60,7 +60,7 @@ def search(scenario: Scenario, spec: str, seed: int, allow: Collection[str] = ()
     Args:
         scenario: where; its load is replaced.
         spec: policy, made anew for this search.
-        seed: of the requests.
+        seed: seed of the request stream.
         allow: see :func:`~helm_gym.evaluation.specs.make_policy`.
 
     Returns:
