@@ -160,7 +160,7 @@ def _serve(
 ) -> None:
     """Look every user up on node 0, then keep its history there."""
     for n in range(user.size):
-        entry = resident_at(kv, user[n], 0, entries)
+        entry = resident_at(kv, users, user[n], 0, entries)
         counts[0] += int(entry >= 0)
         counts[1] += hold(kv, users, user[n], 0, entry, tokens[n], block_tokens, entries)
 
@@ -170,7 +170,7 @@ def model(requests: Requests, blocks: int) -> Counts:
     entries = min(requests.users, blocks) + 1
     sizes = Sizes(1, 2, 2, requests.users, entries, 1, 1, 1)
     state: State = view(np.zeros(buffer_bytes(sizes), np.uint8), sizes)
-    kv_cache.clear(state.kv, entries)
+    kv_cache.clear(state.kv, state.users, entries)
     kv_cache.resize(state.kv, state.users, 0, blocks, entries)
     counts = np.zeros(2, np.int64)
     stream = requests.user, requests.tokens, requests.block_tokens

@@ -14,6 +14,7 @@ from helm_gym.sim.layout import Array, Arrivals, Clock, Count, Status
 from helm_gym.sim.params import Source
 from helm_gym.sim.rng import normal_cdf, normal_quantile, uniform, unit_interval
 
+LOOK_AHEAD = 4  # calendar buckets
 INTERACTIONS = 1  # Source.log_kind of a log with users
 
 
@@ -142,7 +143,7 @@ def _insert_open(arrivals: Arrivals, slot: int) -> None:
 
 @kernel
 def _open_until(
-    arrivals: Arrivals, users: Array, mask: Array, source: Source, until: float
+    arrivals: Arrivals, users: Array, entries: Array, source: Source, until: float
 ) -> None:
     """Open buckets until one has an entry, or the next one begins after ``until``."""
     sessions, count = arrivals.sessions, arrivals.tally
@@ -153,23 +154,56 @@ def _open_until(
         arrivals.bucket[place] = -1
         while slot >= 0:
             following = sessions[slot].next
-            user = sessions[slot].user
-            prefetch(users, user)
-            prefetch(mask, user)
+            entry = users[sessions[slot].user].entry
+            if entry >= 0:
+                prefetch(entries, entry)
             _file(arrivals, source, slot)
             slot = following
 
 
 @inlined
-def peek(arrivals: Arrivals, users: Array, mask: Array, source: Source, until: float) -> float:
+def look_ahead(arrivals: Arrivals, users: Array, bucket: int, slot: int) -> tuple[int, int]:
+    """Go one session further in the calendar, ahead of the open bucket, and prefetch what it needs.
+
+    A bucket is a chain through sessions all over memory: to wait for each of them costs more than
+    a request. So a scout goes along the chains, a session a request, some buckets ahead.
+
+    Args:
+        arrivals: the calendar.
+        users: rows that are prefetched.
+        bucket: where the scout is; it goes on from the open bucket if that has overtaken it.
+        slot: session where the scout is, already prefetched; -1 at the end of a chain.
+
+    Returns:
+        Bucket and slot where the scout is next.
+    """
+    now = arrivals.tally[Count.BUCKET]
+    if bucket <= now:
+        bucket, slot = now, -1
+    if slot >= 0:
+        session = arrivals.sessions[slot]
+        prefetch(users, session.user)
+        slot = session.next
+    while slot < 0 and bucket < now + LOOK_AHEAD:
+        bucket += 1
+        slot = arrivals.bucket[bucket & (arrivals.bucket.size - 1)]
+    if slot >= 0:
+        prefetch(arrivals.sessions, slot)
+    return bucket, slot
+
+
+@inlined
+def peek(
+    arrivals: Arrivals, users: Array, entries: Array, source: Source, until: float
+) -> float:
     """Instant of the next request; only what comes before ``until`` is looked for.
 
-    ``users`` and ``mask`` are not read: rows that a coming request will need are prefetched.
+    Nothing of ``users`` and the KV ``entries`` is used: those of coming requests are prefetched.
     """
     start = arrivals.clock[Clock.NEXT_START]
     if source.log_kind == INTERACTIONS:
         return start
-    _open_until(arrivals, users, mask, source, min(until, start))
+    _open_until(arrivals, users, entries, source, min(until, start))
     if arrivals.tally[Count.OPEN] > 0:
         return min(
             start, arrivals.sessions[arrivals.open_slot[arrivals.tally[Count.OPEN] - 1]].time

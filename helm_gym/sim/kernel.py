@@ -20,6 +20,7 @@ from helm_gym.sim.router import Request, choose
 from helm_gym.sim.stages import gpu_seconds, link_seconds
 from helm_gym.sim.window import admit, close_window, open_window
 
+look_ahead = source_room.look_ahead
 peek, take, draw_start = source_room.peek, source_room.take, source_room.draw_start
 find, store = kv_cache.find, kv_cache.store
 hit_rate, fill_pages = emb_cache.hit_rate, emb_cache.fill_pages
@@ -42,7 +43,8 @@ def _note_ghost(
     if node < 0 or (node != chosen and not params.routing.seeks_kv):
         return
     user.evicted_node = -1  # one eviction costs one miss
-    since = (state.kv.inserted[node] - user.evicted_clock) * params.cache.block_bytes
+    inserted = np.uint32(np.int64(state.kv.inserted[node]))
+    since = np.float64(np.uint32(inserted - user.evicted_clock)) * params.cache.block_bytes
     if since < params.cache.ghost_bytes:
         rows = (request.bytes_miss - request.bytes_hit) * miss_fraction * params.cost.link_byte
         state.out.node[node, Node.GHOST_KV_S] += request.gpu_miss - request.gpu_hit + rows
@@ -65,11 +67,9 @@ def _serve_on(
     time = request.time
     if state.emb.waiting[node] > 0:
         advance_refill(state, params, node, time)
-    entry = find(kv, request.user, node, cache.entries)
+    entry = find(kv, state.users, request.user, node, cache.entries)
     held = entry >= 0
     gpu, wanted = request.gpu_miss, request.bytes_miss
-    if not held:
-        prefetch(kv.table, kv_cache.home(kv, request.user, node))
     if held:
         known = kv.entry[entry].tokens
         new = max(history - known, fresh)
@@ -189,8 +189,10 @@ def run_requests(state: State, params: Params, until: float, record: Array) -> i
     arrivals, source = state.arrivals, params.source
     clock, tick_s = arrivals.clock, params.cache.tick_s
     served: Any = np.int64(0)  # a plain 0 would be a type of its own, and serve() compiled twice
+    bucket, slot = np.int64(0), np.int64(-1)  # of the scout
     while arrivals.tally[Count.STATUS] == 0:
-        time = peek(arrivals, state.users, state.kv.mask, source, until)
+        bucket, slot = look_ahead(arrivals, state.users, bucket, slot)
+        time = peek(arrivals, state.users, state.kv.entry, source, until)
         due = min(time, until)
         while min(clock[Clock.NEXT_TICK], clock[Clock.NEXT_REPORT]) <= due:
             if clock[Clock.NEXT_TICK] <= clock[Clock.NEXT_REPORT]:
@@ -213,7 +215,7 @@ def fast_forward(state: State, params: Params, until: float) -> None:
     """Let sessions come and go without serving anything, to reach their steady state."""
     arrivals = state.arrivals
     while arrivals.tally[Count.STATUS] == 0:
-        time = peek(arrivals, state.users, state.kv.mask, params.source, until)
+        time = peek(arrivals, state.users, state.kv.entry, params.source, until)
         if time >= until:
             break
         take(arrivals, state.users, params.source, time)
@@ -226,7 +228,7 @@ def settle(state: State, params: Params, since: float, until: float) -> None:
     source_room.clear(state.arrivals, since, params.source.bucket_s)
     draw_start(state.arrivals, params.source)
     fast_forward(state, params, until)
-    kv_cache.clear(state.kv, params.cache.entries)
+    kv_cache.clear(state.kv, state.users, params.cache.entries)
     emb_cache.clear(state.emb, params.cache, until)
 
 

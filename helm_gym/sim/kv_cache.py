@@ -15,9 +15,12 @@ from helm_gym.sim.rng import mix64
 
 
 @kernel
-def clear(kv: Kv, entries: int) -> None:
+def clear(kv: Kv, users: Array, entries: int) -> None:
     """Empty the caches of all nodes."""
-    kv.mask[:] = np.uint64(0)
+    for user in range(users.size):
+        users[user].entry = -1
+        for w in range(kv.mask.shape[1]):
+            kv.mask[user, w] = np.uint64(0)
     kv.table[:] = -1
     kv.used[:] = 0
     kv.inserted[:] = 0.0
@@ -58,13 +61,16 @@ def home(kv: Kv, user: int, node: int) -> int:
 
 
 @inlined
-def find(kv: Kv, user: int, node: int, entries: int) -> int:
+def find(kv: Kv, users: Array, user: int, node: int, entries: int) -> int:
     """Entry of (user, node), -1 if the node does not hold the user's KV."""
     if not resident(kv.mask, user, node):
         return -1
+    first = node * entries
+    own = users[user].entry
+    if first <= own < first + entries:
+        return own
     wrap = kv.table.size - 1
     slot = home(kv, user, node)
-    first = node * entries
     while True:
         entry = kv.table[slot]
         if first <= entry < first + entries and kv.entry[entry].owner == user:
@@ -132,21 +138,22 @@ def _evict_oldest(kv: Kv, users: Array, node: int, entries: int) -> int:
     entry = kv.oldest[node]
     user = kv.entry[entry].owner
     _unlink(kv, node, entry)
-    _hash_remove(kv, user, node, entry, entries)
+    if users[user].entry == entry:
+        users[user].entry = -1
+    else:
+        _hash_remove(kv, user, node, entry, entries)
     kv.mask[user, node >> 6] &= ~(np.uint64(1) << np.uint64(node & 63))
     note_change(kv, user)
     users[user].evicted_node = node
-    users[user].evicted_clock = kv.inserted[node]
+    users[user].evicted_clock = np.uint32(np.int64(kv.inserted[node]))
     kv.entry[entry].owner = -1
     kv.entry[entry].newer = kv.free[node]
     kv.free[node] = entry
     kv.used[node] -= kv.entry[entry].blocks
     following = kv.oldest[node]
     if following >= 0:  # what the next eviction on this node will touch
-        owner = kv.entry[following].owner
-        prefetch(users, owner)
-        prefetch(kv.mask, owner)
-        prefetch(kv.table, home(kv, owner, node))
+        prefetch(users, kv.entry[following].owner)
+        prefetch(kv.entry, kv.entry[following].newer)
     return kv.entry[entry].blocks
 
 
@@ -193,7 +200,10 @@ def store(
         kv.entry[entry].owner = user
         kv.mask[user, node >> 6] |= np.uint64(1) << np.uint64(node & 63)
         note_change(kv, user)
-        _hash_insert(kv, user, node, entry)
+        former = users[user].entry
+        if former >= 0:
+            _hash_insert(kv, user, former // entries, former)
+        users[user].entry = entry
         _push_newest(kv, node, entry)
     kv.entry[entry].blocks = need
     kv.entry[entry].tokens = tokens

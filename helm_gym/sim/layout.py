@@ -41,10 +41,12 @@ USER = np.dtype(
         ("evicted_node", "i2"),  # node that last evicted this user's KV, -1 if none
         ("group", "i2"),  # interest group
         ("last_seen", "f8"),  # s, previous request
-        ("evicted_clock", "f8"),  # blocks that node had inserted by then
+        ("evicted_clock", "u4"),  # blocks that node had inserted by then, modulo 2**32
+        ("entry", "i4"),  # KV entry on the node that took the user in last, -1 if it went
     ],
     align=True,
 )
+USER_WORDS = USER.itemsize // 8
 
 ENTRY = np.dtype(
     [
@@ -159,7 +161,7 @@ class Arrivals(NamedTuple):
 class Kv(NamedTuple):
     """KV cache: LRU over users on each node, and a hash from (user, node) to entry."""
 
-    mask: Array  # (U, W) u8 bit n of user u: resident on node n
+    mask: Array  # (U, W) u8 bit n of user u: resident on node n; beside the user's row
     entry: Array  # (M*E,) ENTRY; node n owns [n*E, (n+1)*E)
     newest: Array  # (M,) i4
     oldest: Array  # (M,) i4
@@ -167,7 +169,7 @@ class Kv(NamedTuple):
     used: Array  # (M,) i8 blocks
     capacity: Array  # (M,) i8 blocks
     inserted: Array  # (M,) f8 blocks ever inserted: the clock of the ghost
-    table: Array  # (H,) i4 open addressing, -1 empty
+    table: Array  # (H,) i4 open addressing, -1 empty; entries that no user's row names
     changed: Array  # (D,) i4 users whose mask has changed since the last report
     changes: Array  # (1,) i8 how many; beyond D the next report copies every mask
 
@@ -236,7 +238,7 @@ class State(NamedTuple):
     """One cluster."""
 
     arrivals: Arrivals
-    users: Array  # (U,) USER
+    users: Array  # (U,) USER, each followed by the user's words of `Kv.mask`
     kv: Kv
     emb: Emb
     stages: Stages
@@ -285,9 +287,9 @@ def _fields(z: Sizes) -> dict[str, dict[str, Field]]:
             "bucket": (i4, (z.buckets,)),
             "open_slot": (i4, (z.open_bucket,)),
         },
-        "users": {"users": (USER, (z.users,))},
+        # One cache line holds all that a request asks of its user.
+        "users": {"rows": (u8, (z.users, USER_WORDS + z.mask_words))},
         "kv": {
-            "mask": (u8, (z.users, z.mask_words)),
             "entry": (ENTRY, (e,)),
             **dict.fromkeys(("newest", "oldest", "free"), (i4, (m,))),
             **dict.fromkeys(("used", "capacity"), (i8, (m,))),
@@ -371,11 +373,13 @@ def view(buffer: NDArray[np.uint8], sizes: Sizes) -> State:
             array = buffer[offset : offset + _bytes(field)].view(dtype).reshape(shape)
             rooms[room][name] = array
             offset += _aligned(_bytes(field))
-    kv, emb, stages = Kv(**rooms["kv"]), Emb(**rooms["emb"]), Stages(**rooms["stages"])
+    rows = rooms["users"]["rows"]
+    users, mask = rows[:, :USER_WORDS].view(USER)[:, 0], rows[:, USER_WORDS:]
+    kv, emb, stages = Kv(mask, **rooms["kv"]), Emb(**rooms["emb"]), Stages(**rooms["stages"])
     live = Signals(kv.mask, emb.readout, stages.link_free, stages.gpu_free)
     return State(
         arrivals=Arrivals(**rooms["arrivals"]),
-        users=rooms["users"]["users"],
+        users=users,
         kv=kv,
         emb=emb,
         stages=stages,

@@ -178,16 +178,26 @@ def foresight(
     learned from the ghost. See :mod:`helm_gym.sim.prices`.
     """
     blocks = (request.history + routing.block_tokens - 1) // routing.block_tokens
-    for n in range(total.size):
-        held = resident(seen.mask, request.user, n)
-        link, gpu = work_on(seen, cost, request, n, held)
-        link_wait = max(0.0, seen.link_free[n] - request.time)
-        gpu_wait = max(0.0, seen.gpu_free[n] - request.time)
-        later = prices.link[n] * link * (link_wait + 0.5 * link)
-        later += prices.gpu[n] * gpu * (gpu_wait + 0.5 * gpu)
-        if not held:
-            later += prices.kv[n] * blocks
-        total[n] = max(link_wait + link, gpu_wait) + gpu + later
+    now, later = seen.readout[0, request.group], seen.readout[1, request.group]
+    drift, time = request.drift, request.time
+    n_nodes = total.size
+    for w in range(seen.mask.shape[1]):
+        word = seen.mask[request.user, w]
+        first = 64 * w
+        for i in range(min(64, n_nodes - first)):
+            n = first + i
+            held = (word >> np.uint64(i)) & np.uint64(1) != np.uint64(0)
+            wanted = request.bytes_hit if held else request.bytes_miss
+            gpu = request.gpu_hit if held else request.gpu_miss
+            pushed_out = 0.0 if held else prices.kv[n] * blocks
+            fraction = 1.0 - (now[n] + drift * (later[n] - now[n]))
+            missing = fraction * wanted if fraction >= ROUNDING else 0.0
+            link = cost.link_latency + missing * cost.link_byte if missing > 0.0 else 0.0
+            link_wait = max(0.0, seen.link_free[n] - time)
+            gpu_wait = max(0.0, seen.gpu_free[n] - time)
+            queued = prices.link[n] * link * (link_wait + 0.5 * link)
+            queued += prices.gpu[n] * gpu * (gpu_wait + 0.5 * gpu)
+            total[n] = max(link_wait + link, gpu_wait) + gpu + (queued + pushed_out)
     return _first_least(total)
 
 
