@@ -11,18 +11,21 @@ import hashlib
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+from numba import types
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
 from numba.core.registry import CPUDispatcher
 from numba.core.typed_passes import NativeLowering
+from numba.np import arrayobj
 
 from helm_gym.provenance import cache_folder, code_digest, remember_sources
 
@@ -31,6 +34,7 @@ settings: Any = numba.config  # its options are set at import and invisible to t
 Lowering: Any = NativeLowering  # numba's own classes have no types
 Passes: Any = DefaultPassBuilder
 register: Any = register_pass
+indexing: Any = arrayobj
 _make_function: Any = importlib.import_module("numba._dynfunc").make_function
 
 
@@ -94,6 +98,37 @@ class _Unfinished(JITCodeLibrary):
         self._finalized = True
 
 
+@contextmanager
+def _indices_as_they_are() -> Iterator[None]:
+    """Compile ``array[i]`` without asking whether ``i`` counts from the end.
+
+    No kernel's index is negative (``helm-gym check-bounds`` refuses any), and to ask for every
+    access costs a request some 5 % of its time. Numba compiles under a lock of its own, so no
+    function of the user's meets this.
+    """
+
+    def as_it_is(context: Any, builder: Any, kind: Any, index: Any, size: Any) -> Any:
+        return context.cast(builder, index, kind, types.intp if kind.signed else types.uintp)
+
+    before, indexing.fix_integer_index = indexing.fix_integer_index, as_it_is
+    try:
+        yield
+    finally:
+        indexing.fix_integer_index = before
+
+
+@register(mutates_CFG=True, analysis_only=False)
+class _LowerForPython(NativeLowering):
+    """Numba's own lowering, but for indices."""
+
+    _name = "lower_for_python"
+
+    def run_pass(self, state: Any) -> bool:
+        """Add the lowered kernel to ``state``."""
+        with _indices_as_they_are():
+            return bool(Lowering.run_pass(self, state))
+
+
 @register(mutates_CFG=True, analysis_only=False)
 class _LowerForCallers(NativeLowering):
     """Lower a kernel to LLVM code that callers take in."""
@@ -106,7 +141,8 @@ class _LowerForCallers(NativeLowering):
         unfinished: Any = _Unfinished
         library = state.library = unfinished(state.targetctx.codegen(), name)
         state.flags.no_compile = True
-        Lowering.run_pass(self, state)
+        with _indices_as_they_are():
+            Lowering.run_pass(self, state)
         library.finalize()
         lowered = state["cr"]
         if state.func_id.func in _outlined:
@@ -120,17 +156,22 @@ class _LowerForCallers(NativeLowering):
         return True
 
 
+def _with_lowering(state: Any, lowering: type[Any]) -> Any:
+    """Numba's passes with another one that lowers."""
+    passes = Passes.define_nopython_pipeline(state)
+    where = [step for step, _ in passes.passes].index(NativeLowering)
+    passes.passes[where] = (lowering, lowering._name)
+    passes._finalized = False
+    passes.finalize()
+    return passes
+
+
 class _ForCallers(CompilerBase):
     """Numba's compiler, with the pass above in place of its own."""
 
     def define_pipelines(self) -> list[Any]:
         """Return the passes."""
-        passes = Passes.define_nopython_pipeline(self.state)
-        where = [step for step, _ in passes.passes].index(NativeLowering)
-        passes.passes[where] = (_LowerForCallers, "lowering for callers")
-        passes._finalized = False
-        passes.finalize()
-        return [passes]
+        return [_with_lowering(self.state, _LowerForCallers)]
 
 
 class _ForPython(CompilerBase):
@@ -139,7 +180,9 @@ class _ForPython(CompilerBase):
     def define_pipelines(self) -> list[Any]:
         """Return the passes."""
         _say_that_it_compiles()
-        return [Passes.define_nopython_pipeline(self.state)]
+        if not TAILORED:
+            return [Passes.define_nopython_pipeline(self.state)]
+        return [_with_lowering(self.state, _LowerForPython)]
 
 
 class _Kernel(CPUDispatcher):

@@ -70,6 +70,8 @@ def _serve_on(
     entry = find(kv, state.users, request.user, node, cache.entries)
     held = entry >= 0
     gpu, wanted = request.gpu_miss, request.bytes_miss
+    if not held:
+        kv_cache.prepare_store(kv, state.users, request.user, cache.entries)
     if held:
         known = kv.entry[entry].tokens
         new = max(history - known, fresh)

@@ -132,7 +132,23 @@ def _push_newest(kv: Kv, node: int, entry: int) -> None:
     kv.newest[node] = entry
 
 
-@outlined
+@inlined
+def _prepare_eviction(kv: Kv, users: Array, node: int, entries: int) -> None:
+    """Prefetch what the next evictions on a node will touch, each step from the one before."""
+    one = kv.oldest[node]
+    if one < 0:
+        return
+    owner = kv.entry[one].owner
+    if users[owner].entry != one:
+        prefetch(kv.table, home(kv, owner, node))
+    two = kv.entry[one].newer
+    if two < 0:
+        return
+    prefetch(users, kv.entry[two].owner)
+    prefetch(kv.entry, kv.entry[two].newer)
+
+
+@inlined
 def _evict_oldest(kv: Kv, users: Array, node: int, entries: int) -> int:
     """Evict the least recently used user of a node; return the blocks freed."""
     entry = kv.oldest[node]
@@ -150,10 +166,7 @@ def _evict_oldest(kv: Kv, users: Array, node: int, entries: int) -> int:
     kv.entry[entry].newer = kv.free[node]
     kv.free[node] = entry
     kv.used[node] -= kv.entry[entry].blocks
-    following = kv.oldest[node]
-    if following >= 0:  # what the next eviction on this node will touch
-        prefetch(users, kv.entry[following].owner)
-        prefetch(kv.entry, kv.entry[following].newer)
+    _prepare_eviction(kv, users, node, entries)
     return kv.entry[entry].blocks
 
 
@@ -165,6 +178,14 @@ def resize(kv: Kv, users: Array, node: int, capacity: int, entries: int) -> int:
     while kv.used[node] > capacity:
         evicted += _evict_oldest(kv, users, node, entries)
     return evicted
+
+
+@inlined
+def prepare_store(kv: Kv, users: Array, user: int, entries: int) -> None:
+    """Prefetch where the entry that a user's row names goes when another takes its place."""
+    former = users[user].entry
+    if former >= 0:
+        prefetch(kv.table, home(kv, user, former // entries))
 
 
 @inlined
