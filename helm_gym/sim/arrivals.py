@@ -193,9 +193,7 @@ def look_ahead(arrivals: Arrivals, users: Array, bucket: int, slot: int) -> tupl
 
 
 @inlined
-def peek(
-    arrivals: Arrivals, users: Array, entries: Array, source: Source, until: float
-) -> float:
+def peek(arrivals: Arrivals, users: Array, entries: Array, source: Source, until: float) -> float:
     """Instant of the next request; only what comes before ``until`` is looked for.
 
     Nothing of ``users`` and the KV ``entries`` is used: those of coming requests are prefetched.

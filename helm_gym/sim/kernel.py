@@ -12,7 +12,6 @@ from helm_gym.sim import arrivals as source_room
 from helm_gym.sim import emb_cache, kv_cache, signals
 from helm_gym.sim.boundary import advance_refill, set_share, tick
 from helm_gym.sim.compiled import inlined, kernel, outlined
-from helm_gym.sim.intrinsics import prefetch
 from helm_gym.sim.layout import Array, Clock, Count, Node, State
 from helm_gym.sim.params import Params
 from helm_gym.sim.rng import uniform
@@ -191,7 +190,8 @@ def run_requests(state: State, params: Params, until: float, record: Array) -> i
     arrivals, source = state.arrivals, params.source
     clock, tick_s = arrivals.clock, params.cache.tick_s
     served: Any = np.int64(0)  # a plain 0 would be a type of its own, and serve() compiled twice
-    bucket, slot = np.int64(0), np.int64(-1)  # of the scout
+    bucket: Any = np.int64(0)  # of the scout that prefetches sessions, as is
+    slot: Any = np.int64(-1)
     while arrivals.tally[Count.STATUS] == 0:
         bucket, slot = look_ahead(arrivals, state.users, bucket, slot)
         time = peek(arrivals, state.users, state.kv.entry, source, until)

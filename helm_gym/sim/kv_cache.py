@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from helm_gym.sim.compiled import inlined, kernel, outlined
+from helm_gym.sim.compiled import inlined, kernel
 from helm_gym.sim.intrinsics import prefetch
 from helm_gym.sim.layout import Array, Kv
 from helm_gym.sim.rng import mix64

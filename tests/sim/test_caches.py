@@ -52,7 +52,7 @@ class ExactLru:
 def empty_kv() -> State:
     sizes = Sizes(NODES, 2, 2, USERS, ENTRIES, 1, 1, 1)
     state = view(np.zeros(buffer_bytes(sizes), np.uint8), sizes)
-    kv_cache.clear(state.kv, ENTRIES)
+    kv_cache.clear(state.kv, state.users, ENTRIES)
     return state
 
 
@@ -65,8 +65,9 @@ def chain(kv: Kv, first: int, link: str) -> list[int]:
     return found
 
 
-def assert_is(kv: Kv, expected: list[ExactLru]) -> None:
-    """Mask, entries, both directions of the list, free list and hash all tell the same story."""
+def assert_is(state: State, expected: list[ExactLru]) -> None:
+    """Mask, entries, lists both ways, free list, users' rows and hash all tell the same story."""
+    kv, named = state.kv, set(state.users["entry"].tolist())
     filed = []
     for node, lru in enumerate(expected):
         upward = chain(kv, kv.oldest[node], "newer")
@@ -80,11 +81,15 @@ def assert_is(kv: Kv, expected: list[ExactLru]) -> None:
         holders = np.flatnonzero(kv.mask[:, 0] >> np.uint64(node) & np.uint64(1))
         assert set(holders.tolist()) == set(lru.tokens)
         for user, entry in zip(lru.tokens, upward, strict=True):
-            assert kv_cache.find(kv, user, node, ENTRIES) == entry
+            assert kv_cache.find(kv, state.users, user, node, ENTRIES) == entry
+            if entry in named:
+                assert state.users["entry"][user] == entry
+                continue
+            filed.append(entry)
             place, home = np.flatnonzero(kv.table == entry)[0], kv_cache.home(kv, user, node)
             way = (home + np.arange((place - home) % kv.table.size)) % kv.table.size
             assert (kv.table[way] >= 0).all(), "a probe would pass an empty slot"
-        filed += upward
+    assert (state.users["entry"] >= 0).sum() + len(filed) == sum(len(e.tokens) for e in expected)
     assert sorted(kv.table[kv.table >= 0].tolist()) == sorted(filed)
 
 
@@ -115,7 +120,7 @@ def test_kv_is_an_exact_lru(seed: int) -> None:
             state.users,
             user,
             node,
-            kv_cache.find(kv, user, node, ENTRIES),
+            kv_cache.find(kv, state.users, user, node, ENTRIES),
             tokens,
             BLOCK,
             ENTRIES,
@@ -124,12 +129,12 @@ def test_kv_is_an_exact_lru(seed: int) -> None:
         if lru.tokens.get(user) == tokens:
             inserted[node] += blocks
         if step % 25 == 0:
-            assert_is(kv, expected)
-    assert_is(kv, expected)
+            assert_is(state, expected)
+    assert_is(state, expected)
     assert kv.inserted.tolist() == inserted
     kv_cache.resize(kv, state.users, 0, 0, ENTRIES)
     expected[0] = ExactLru(0)
-    assert_is(kv, expected)
+    assert_is(state, expected)
 
 
 def test_an_eviction_notes_where_and_when() -> None:
@@ -142,7 +147,7 @@ def test_an_eviction_notes_where_and_when() -> None:
             state.users,
             user,
             1,
-            kv_cache.find(state.kv, user, 1, ENTRIES),
+            kv_cache.find(state.kv, state.users, user, 1, ENTRIES),
             4 * BLOCK,
             BLOCK,
             ENTRIES,
@@ -159,7 +164,7 @@ def test_a_history_larger_than_the_cache_is_not_kept() -> None:
         state.users,
         7,
         0,
-        kv_cache.find(state.kv, 7, 0, ENTRIES),
+        kv_cache.find(state.kv, state.users, 7, 0, ENTRIES),
         2 * BLOCK,
         BLOCK,
         ENTRIES,
@@ -170,7 +175,7 @@ def test_a_history_larger_than_the_cache_is_not_kept() -> None:
             state.users,
             8,
             0,
-            kv_cache.find(state.kv, 8, 0, ENTRIES),
+            kv_cache.find(state.kv, state.users, 8, 0, ENTRIES),
             4 * BLOCK + 1,
             BLOCK,
             ENTRIES,
