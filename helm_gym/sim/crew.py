@@ -3,17 +3,23 @@
 The caller works too, and every cluster is claimed on its own. So a thread that the system wakes
 late takes nothing, and the caller does its part. The caller waits for a cluster that another
 thread is simulating, and never for a thread that has yet to begin.
+
+Where every core is busy with other processes, two threads get as much of them as one, and empty
+each other's caches. So helpers rest as long as the process gets less than about one core.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 Work = Callable[[int], object]
+PERIOD_S = 0.25  # of work after which helpers are sent to rest or called back
+ONE_CORE = 0.9  # CPU seconds per second that are taken for a core of one's own
 
 
 class Crew:
@@ -26,6 +32,8 @@ class Crew:
     def __init__(self, threads: int) -> None:
         self.helpers = threads - 1
         self._pool: tuple[int, ThreadPoolExecutor] | None = None  # and the process it belongs to
+        self._resting = False
+        self._cpu_s = self._wall_s = 0.0  # of this period
 
     def run(self, jobs: Sequence[int], work: Work) -> None:
         """Do ``work`` for every job, each once; return when all are done.
@@ -39,15 +47,30 @@ class Crew:
                 Jobs that nobody had claimed by then are left undone.
         """
         shift = _Shift(jobs, work)
-        for _ in range(min(self.helpers, len(jobs) - 1)):
+        cpu, wall = time.process_time(), time.perf_counter()
+        for _ in range(0 if self._resting else min(self.helpers, len(jobs) - 1)):
             self._workers().submit(shift.help)
         shift.lead()
+        self._judge(time.process_time() - cpu, time.perf_counter() - wall)
 
     def close(self) -> None:
         """Stop the helpers; later work starts new ones."""
         if self._pool is not None:
             self._pool[1].shutdown(wait=False)
             self._pool = None
+
+    def _judge(self, cpu_s: float, wall_s: float) -> None:
+        """Let helpers rest for a period if this one shows that no core is free.
+
+        Args:
+            cpu_s: what all threads of the process got during the work.
+            wall_s: how long it took.
+        """
+        self._cpu_s += cpu_s
+        self._wall_s += wall_s
+        if self._wall_s >= PERIOD_S:
+            self._resting = self._cpu_s < ONE_CORE * self._wall_s
+            self._cpu_s = self._wall_s = 0.0
 
     def _workers(self) -> ThreadPoolExecutor:
         """Threads of this process; a forked child starts its own."""

@@ -9,9 +9,16 @@ import time
 
 import pytest
 
+from helm_gym.sim import crew as room
 from helm_gym.sim.crew import Crew
 
 LONG_S = 20.0  # at most, where something would otherwise hang
+
+
+@pytest.fixture(autouse=True)
+def helpers_never_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else the machine does."""
+    monkeypatch.setattr(room, "PERIOD_S", float("inf"))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 9])
@@ -120,3 +127,34 @@ def test_threads_that_take_turns_quickly_lose_no_job() -> None:
         crew.close()
     finally:
         sys.setswitchinterval(before)
+
+
+def test_helpers_rest_while_the_process_gets_less_than_a_core(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One job takes a second; ``cores`` says how much of the machine the process gets."""
+    now, cores = [0.0], [2.0]
+    monkeypatch.setattr(room, "PERIOD_S", 3.0)
+    monkeypatch.setattr(room.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(room.time, "process_time", lambda: now[0] * cores[0])
+    crew = Crew(2)
+
+    def helped() -> bool:
+        both, by = threading.Barrier(2), set()
+
+        def work(job: int) -> None:
+            by.add(threading.get_ident())
+            if not crew._resting:
+                both.wait(LONG_S)
+            if job == 0:
+                now[0] += 1.0
+
+        crew.run(range(2), work)
+        return len(by) == 2
+
+    assert [helped() for _ in range(3)] == [True] * 3
+    cores[0] = 0.5
+    assert [helped() for _ in range(6)] == [True] * 3 + [False] * 3
+    cores[0] = 1.0  # the caller's own: there may be another one
+    assert [helped() for _ in range(4)] == [False] * 3 + [True]
+    crew.close()
