@@ -4,12 +4,13 @@ The caller works too, and every cluster is claimed on its own. So a thread that 
 late takes nothing, and the caller does its part. The caller waits for a cluster that another
 thread is simulating, and never for a thread that has yet to begin.
 
-Where every core is busy with other processes, two threads get as much of them as one, and empty
-each other's caches. So helpers rest as long as the process gets less than about one core.
+Where every core is busy with other processes, two threads may get as much of them as one, and
+empty each other's caches. So helpers rest while they bring the process no more of the machine.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -19,7 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 Work = Callable[[int], object]
 PERIOD_S = 0.25  # of work after which helpers are sent to rest or called back
-ONE_CORE = 0.9  # CPU seconds per second that are taken for a core of one's own
+ONE_CORE = 0.9  # CPU seconds per second from which on nobody asks what the caller alone gets
+GAIN = 1.1  # part of the machine with helpers, to that without, below which they rest
+TRY_EVERY = 8  # periods after which the other way is tried for one
 
 
 class Crew:
@@ -34,6 +37,8 @@ class Crew:
         self._pool: tuple[int, ThreadPoolExecutor] | None = None  # and the process it belongs to
         self._resting = False
         self._cpu_s = self._wall_s = 0.0  # of this period
+        self._cores = {False: math.inf, True: math.inf}  # CPU s per s by resting; inf: not yet
+        self._periods = 0
 
     def run(self, jobs: Sequence[int], work: Work) -> None:
         """Do ``work`` for every job, each once; return when all are done.
@@ -60,7 +65,7 @@ class Crew:
             self._pool = None
 
     def _judge(self, cpu_s: float, wall_s: float) -> None:
-        """Let helpers rest for a period if this one shows that no core is free.
+        """At the end of a period, decide whether helpers rest in the next one.
 
         Args:
             cpu_s: what all threads of the process got during the work.
@@ -68,9 +73,15 @@ class Crew:
         """
         self._cpu_s += cpu_s
         self._wall_s += wall_s
-        if self._wall_s >= PERIOD_S:
-            self._resting = self._cpu_s < ONE_CORE * self._wall_s
-            self._cpu_s = self._wall_s = 0.0
+        if self._wall_s < PERIOD_S:
+            return
+        got, before = self._cpu_s / self._wall_s, self._cores[self._resting]
+        self._cores[self._resting] = got if math.isinf(before) else (got + before) / 2.0
+        self._cpu_s = self._wall_s = 0.0
+        self._periods += 1
+        helped, alone = self._cores[False], self._cores[True]
+        tries = self._periods % TRY_EVERY == 0
+        self._resting = helped < ONE_CORE and (helped < GAIN * alone) != tries
 
     def _workers(self) -> ThreadPoolExecutor:
         """Threads of this process; a forked child starts its own."""

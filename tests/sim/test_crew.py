@@ -129,32 +129,41 @@ def test_threads_that_take_turns_quickly_lose_no_job() -> None:
         sys.setswitchinterval(before)
 
 
-def test_helpers_rest_while_the_process_gets_less_than_a_core(
+def test_helpers_rest_while_they_bring_no_more_of_the_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One job takes a second; ``cores`` says how much of the machine the process gets."""
-    now, cores = [0.0], [2.0]
-    monkeypatch.setattr(room, "PERIOD_S", 3.0)
+    """A call takes a second, which is a period; ``cores`` says what it gets with and without."""
+    now, used, cores = [0.0], [0.0], {"helped": 1.9, "alone": 1.0}
+    monkeypatch.setattr(room, "PERIOD_S", 1.0)
     monkeypatch.setattr(room.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(room.time, "process_time", lambda: now[0] * cores[0])
+    monkeypatch.setattr(room.time, "process_time", lambda: used[0])
     crew = Crew(2)
 
     def helped() -> bool:
-        both, by = threading.Barrier(2), set()
+        both, by, resting = threading.Barrier(2), set(), crew._resting
 
         def work(job: int) -> None:
             by.add(threading.get_ident())
-            if not crew._resting:
+            if not resting:
                 both.wait(LONG_S)
             if job == 0:
                 now[0] += 1.0
+                used[0] += cores["alone" if resting else "helped"]
 
         crew.run(range(2), work)
         return len(by) == 2
 
-    assert [helped() for _ in range(3)] == [True] * 3
-    cores[0] = 0.5
-    assert [helped() for _ in range(6)] == [True] * 3 + [False] * 3
-    cores[0] = 1.0  # the caller's own: there may be another one
-    assert [helped() for _ in range(4)] == [False] * 3 + [True]
+    def many() -> int:
+        return sum(helped() for _ in range(3 * room.TRY_EVERY))
+
+    assert many() == 3 * room.TRY_EVERY  # cores are free: nothing is tried
+    cores.update(helped=0.5, alone=0.5)
+    many()
+    assert many() == 3  # tried now and then
+    cores.update(helped=0.8, alone=0.5)
+    many()
+    assert many() == 3 * room.TRY_EVERY - 3
+    cores.update(helped=1.9, alone=1.0)
+    many()
+    assert many() == 3 * room.TRY_EVERY
     crew.close()
