@@ -12,23 +12,43 @@ from helm_gym.cli.shared import (
     app,
     reported,
 )
+from helm_gym.errors import ConfigError
 
 
 @app.command()
 @reported
 def speed(
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REV", help="Compare the working tree with this git revision, in pairs."
+        ),
+    ] = None,
+    control: Annotated[
+        bool, typer.Option("--control", help="With --against: REV beside itself, too.")
+    ] = False,
+    train: Annotated[
+        bool, typer.Option("--train", help="With --against: a training of one round, too.")
+    ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer and shorter repeats.")] = False,
     cold: Annotated[bool, typer.Option("--cold", help="Time compilation too.")] = False,
-    out: Annotated[
+    json: Annotated[
         Path | None,
-        typer.Option(help="Write the figures as JSON."),
+        typer.Option(help="Add the figures to this history, and show those of the last time."),
     ] = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure time and memory of this installation, beside known yardsticks."""
-    from helm_gym.studies.speed.speed import run_speed
+    """Measure time and memory of this installation, beside known yardsticks or another commit."""
+    from helm_gym.studies.speed.report import run_against, run_speed
 
-    run_speed(quick=quick, cold=cold, out=out, progress=not quiet)
+    if against is None:
+        if control or train:
+            raise ConfigError("--control and --train are for a comparison; add --against REV")
+        run_speed(quick=quick, cold=cold, file=json, progress=not quiet)
+        return
+    if cold:
+        raise ConfigError("--against compares what is warm; leave --cold out, or --against")
+    run_against(against, quick=quick, control=control, train=train, file=json, progress=not quiet)
 
 
 @app.command()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +14,7 @@ from helm_gym.config.scenario import Scenario
 from helm_gym.errors import CalibrationWarning, ConfigError, SimulationError
 from helm_gym.seeding import streams_from_seed
 from helm_gym.sim import kernel
+from helm_gym.sim.crew import Crew
 from helm_gym.sim.layout import (
     Clock,
     Count,
@@ -61,7 +60,7 @@ class Simulator:
     Args:
         scenario: what to simulate.
         clusters: how many, B.
-        threads: worker threads; results do not depend on it.
+        threads: that simulate, the caller's included; results do not depend on it.
     """
 
     def __init__(self, scenario: Scenario, clusters: int = 1, threads: int = 1) -> None:
@@ -80,7 +79,7 @@ class Simulator:
         self._ready = np.zeros(clusters, np.bool_)  # clusters that have been put on a warm start
         self._warm: OrderedDict[float, list[Buffer]] = OrderedDict()
         self._cold: Buffer | None = None  # settled source and empty caches, whatever the share
-        self._workers: tuple[int, ThreadPoolExecutor] | None = None
+        self._crew = Crew(self.threads)
 
     @property
     def state_bytes(self) -> int:
@@ -141,7 +140,7 @@ class Simulator:
             for cluster in chosen:
                 self._step_one(cluster, shares[cluster])
         else:
-            list(self._pool().map(lambda c: self._step_one(c, shares[c]), chosen))
+            self._crew.run(chosen, lambda cluster: self._step_one(cluster, shares[cluster]))
         return self._report(chosen)
 
     def record(self, shares: Floats, cluster: int, capacity: int = 1_000_000) -> Floats:
@@ -197,9 +196,7 @@ class Simulator:
 
     def close(self) -> None:
         """Stop worker threads."""
-        if self._workers is not None:
-            self._workers[1].shutdown(wait=False)
-            self._workers = None
+        self._crew.close()
 
     @staticmethod
     def _checked(shares: Floats, shape: tuple[int, ...]) -> Floats:
@@ -211,12 +208,6 @@ class Simulator:
                 f"{shares.shape}, values {np.unique(shares)[:4]}"
             )
         return shares
-
-    def _pool(self) -> ThreadPoolExecutor:
-        """Worker threads of this process; a forked child makes its own."""
-        if self._workers is None or self._workers[0] != os.getpid():
-            self._workers = os.getpid(), ThreadPoolExecutor(self.threads)
-        return self._workers[1]
 
     def _step_one(self, cluster: int, shares: Floats) -> None:
         self._window(self._states[cluster], shares, NO_RECORD)

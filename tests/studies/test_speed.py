@@ -15,7 +15,7 @@ from rich.console import Console
 
 from helm_gym.config.scenario import Scenario
 from helm_gym.sim.layout import Node
-from helm_gym.studies.speed import speed, yardsticks
+from helm_gym.studies.speed import report, speed, yardsticks
 
 
 @pytest.fixture
@@ -38,10 +38,9 @@ def test_every_figure_is_measured_and_what_is_missing_has_a_reason(
     quick: None, tmp_path: Path
 ) -> None:
     printed = io.StringIO()
-    out = tmp_path / "new" / "speed.json"
-    found = speed.run_speed(
-        quick=True, out=out, progress=False, console=Console(file=printed, width=200)
-    )
+    file = tmp_path / "new" / "speed.jsonl"
+    console = Console(file=printed, width=200)
+    found = report.run_speed(quick=True, file=file, progress=False, console=console)
     names = [m.name for m in found.measures]
     assert len(names) == len(set(names)) == 11
     for measure in found.measures:
@@ -56,9 +55,14 @@ def test_every_figure_is_measured_and_what_is_missing_has_a_reason(
 
     text = printed.getvalue()
     assert "not built for this machine" in text and "--quick: rough" in text
-    written = json.loads(out.read_text())
+    written = json.loads(file.read_text())
     assert [m["name"] for m in written["measures"]] == names
     assert written["quick"] is True and written["versions"]["helm_gym"]
+    assert f"on {written['date'][:10]}" not in text
+    again = io.StringIO()
+    known = speed.Speed(found.measures, found.skipped)
+    Console(file=again, width=200).print(report.speed_table(known, True, written))
+    assert f"on {written['date'][:10]}" in again.getvalue()
 
 
 def test_time_per_request_counts_every_request(

@@ -7,39 +7,34 @@ yardsticks timed beside them.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from helm_gym.config.scenario import Scenario
 from helm_gym.envs.vector_env import EmbKvVectorEnv
-from helm_gym.files import write_text
-from helm_gym.provenance import machine, versions
 from helm_gym.runs import warmup as starts
 from helm_gym.seeding import streams_from_seed
 from helm_gym.sim.layout import Node
 from helm_gym.sim.simulator import Simulator
-from helm_gym.store import writing
 from helm_gym.studies.speed import yardsticks
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
 
 SCENARIO = "feasibility"
 ROUTER = "predicted_completion"
 SHARE = 0.5
-LOADAVG = hasattr(os, "getloadavg")  # not on Windows
+
+
+def load_average() -> float:
+    """Of the last minute; NaN on Windows, which has none."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
 
 
 @dataclass(frozen=True)
@@ -69,7 +64,7 @@ class Speed:
 
     measures: list[Measure] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)  # name -> why
-    busy: float = field(default_factory=lambda: os.getloadavg()[0] if LOADAVG else math.nan)
+    busy: float = field(default_factory=load_average)
 
     def value(self, name: str) -> float:
         """Median of a figure."""
@@ -273,61 +268,3 @@ def _status(wanted: bool) -> Iterator[Callable[[str], None]]:
 
     with Console(stderr=True).status("warming up") as status:
         yield status.update
-
-
-def run_speed(
-    *,
-    quick: bool = False,
-    cold: bool = False,
-    out: Path | None = None,
-    progress: bool = True,
-    console: Console | None = None,
-) -> Speed:
-    """Measure, print the table, and write JSON if asked."""
-    from rich.console import Console
-
-    console = console or Console()
-    speed = measure(quick, cold, progress)
-    console.print(speed_table(speed, quick))
-    if out is not None:
-        with writing(out):
-            write_text(out, json.dumps(as_dict(speed, quick), indent=1) + "\n")
-        console.print(f"figures: {out}", markup=False, highlight=False)
-    return speed
-
-
-def as_dict(speed: Speed, quick: bool) -> dict[str, Any]:
-    """Figures, machine and versions as plain values."""
-    return {
-        "machine": machine(),
-        "versions": versions(),
-        "quick": quick,
-        "load_average": speed.busy,
-        "measures": [asdict(m) for m in speed.measures],
-        "skipped": speed.skipped,
-    }
-
-
-def speed_table(speed: Speed, quick: bool) -> Table:
-    """Figures with targets."""
-    from rich import box
-    from rich.table import Table
-
-    rough = " (--quick: rough)" if quick else ""
-    caption = f"{machine()}; load average {speed.busy:.1f} at the start"
-    table = Table(
-        title=f"helm-gym speed{rough}", caption=caption, caption_justify="left", box=box.SIMPLE
-    )
-    table.add_column("what")
-    for heading in ("median", "range", "target"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("met")
-    for m in speed.measures:
-        value, low, high = (
-            f"{x:.3g}" if x < 1000 else f"{x:,.0f}" for x in (m.value, m.low, m.high)
-        )
-        met = {True: "yes", False: "[red]no[/red]", None: ""}[m.met]
-        table.add_row(m.name, f"{value} {m.unit}", f"{low} .. {high}", m.target, met)
-    for name, why in speed.skipped.items():
-        table.add_row(name, "skipped", "", "", why)
-    return table
