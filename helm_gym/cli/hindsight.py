@@ -33,7 +33,7 @@ def hindsight(
     fast: Annotated[
         bool,
         typer.Option(
-            "--fast", help="A sixth of the search, for episodes of hundreds of decisions."
+            "--fast", help="A fifth of the search: for hundreds of decisions."
         ),
     ] = False,
     out: Annotated[Path, typer.Option(help="Folder; finished seeds are not repeated.")] = Path(

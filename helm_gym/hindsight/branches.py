@@ -1,9 +1,9 @@
 """One cluster on one request stream, played on from any state that it was in.
 
-A state holds the random streams too, so every branch meets the same requests. States lie in buffers
-that are used again: a fresh one would cost a page fault per page. A branch copies its parent's state
-once, plays on in the copy, and leaves there what the next decision begins with. The last branch of
-a parent copies nothing, because it may play on in the parent's own buffer.
+A state holds the random streams too, so every branch meets the same requests. States lie in
+buffers that are used again: a fresh one would cost a page fault per page. A branch copies its
+parent's state once, plays on in the copy, and leaves there what the next decision begins with. The
+last branch of a parent copies nothing, because it may play on in the parent's own buffer.
 """
 
 from __future__ import annotations

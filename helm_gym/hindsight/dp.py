@@ -187,7 +187,7 @@ class Decision:
         return cost + windows * self.objective.least if windows else cost
 
     def _bound(self, kept: Sequence[Arrival]) -> float:
-        """What costs no less is not kept: each of ``kept`` is cheaper, and the best of its origin."""
+        """What costs no less is not kept, if each of ``kept`` is the best of its origin."""
         full = len({each.origin for each in kept}) == self.width
         return kept[-1].way.cost if full else inf
 
