@@ -32,9 +32,7 @@ def hindsight(
     ] = "tail",
     fast: Annotated[
         bool,
-        typer.Option(
-            "--fast", help="A fifth of the search: for hundreds of decisions."
-        ),
+        typer.Option("--fast", help="A fifth of the search: for hundreds of decisions."),
     ] = False,
     out: Annotated[Path, typer.Option(help="Folder; finished seeds are not repeated.")] = Path(
         "runs/hindsight"
