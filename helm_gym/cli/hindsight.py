@@ -30,8 +30,9 @@ def hindsight(
     objective: Annotated[
         str, typer.Option(help="What a schedule minimises: tail (P99) or a reward preset.")
     ] = "tail",
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A coarser grid: half a minute per seed.")
+    fast: Annotated[
+        bool,
+        typer.Option("--fast", help="A fifth of the search: for hundreds of decisions."),
     ] = False,
     out: Annotated[Path, typer.Option(help="Folder; finished seeds are not repeated.")] = Path(
         "runs/hindsight"
@@ -45,7 +46,7 @@ def hindsight(
 
     from helm_gym.benchmark import hindsight as room
     from helm_gym.benchmark import hindsight_report as report
-    from helm_gym.hindsight.search import FULL, QUICK
+    from helm_gym.hindsight.search import FAST, FULL
     from helm_gym.store import save_rows
     from helm_gym.suites.seeds import EVALUATION_SEEDS
 
@@ -54,7 +55,7 @@ def hindsight(
         policies or ["balance"],
         seeds=EVALUATION_SEEDS[:seeds],
         objective=objective,
-        search=QUICK if quick else FULL,
+        search=FAST if fast else FULL,
         out=out,
         progress=not quiet,
         allow=allow or (),

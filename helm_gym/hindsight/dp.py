@@ -1,123 +1,37 @@
-"""Dynamic programming over EMB shares, with the cost of every step simulated from a snapshot.
+"""Dynamic programming over EMB shares, with the cost of every step simulated from a state.
 
-A snapshot holds the random streams too, so every branch meets the same requests. What a window
-costs depends on more than the share in force: caches fill for some windows after a move, and queues
-carry over. So this is a lattice rather than a table: for every window and share it keeps the
-``width`` best ways to get there, each with its own simulated state, at first the best one from each
-share of the window before and then whatever else is cheapest. With ``width=1`` it is dynamic
-programming on the share alone; with no limit it is exhaustive.
+What a window costs depends on more than the share in force: caches fill for some windows after a
+move, and queues carry over. So this is a lattice rather than a table: for every decision and share
+it keeps the ``width`` best ways to get there, each with its own simulated state, at first the best
+one from each share of the decision before and then whatever else is cheapest. With ``width=1`` it
+is dynamic programming on the share alone; with no limit it is exhaustive.
 
-A full fine grid is wasteful, since a coarse one already tells where the schedule runs. The choices
-are therefore given window by window, and :func:`corridor` makes them from an earlier schedule
-(discrete differential dynamic programming: Heidari, Chow, Kokotovic and Meredith, Water Resources
-Research 7(2), 1971).
+Three things save simulation. A full fine grid is wasteful, since a coarse one already tells where
+the schedule runs: choices are given decision by decision, and :func:`corridor` makes them from an
+earlier schedule (discrete differential dynamic programming: Heidari, Chow, Kokotovic and Meredith,
+Water Resources Research 7(2), 1971). A coarse decision may last several windows. And a branch ends
+as soon as it costs so much that it would not be kept (branch and bound: Land and Doig, Econometrica
+28(3), 1960), which changes no result; so the cheapest ways go first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from math import copysign, inf
 
-import numpy as np
-from gymnasium.vector import AutoresetMode
-from numpy.typing import NDArray
-
-from helm_gym.config.scenario import Scenario
-from helm_gym.envs.action import ROUNDING, Layout, move
-from helm_gym.envs.reward import Reward, total
-from helm_gym.envs.vector_env import EmbKvVectorEnv
+from helm_gym.envs.action import ROUNDING
 from helm_gym.errors import ConfigError
-from helm_gym.hindsight.objective import Objective, Window
-from helm_gym.metrics import window_metrics
+from helm_gym.hindsight.branches import Branches, Plan, Stand
+from helm_gym.hindsight.objective import Objective
 
-Floats = NDArray[np.float64]
-Buffer = NDArray[np.uint8]
 Choices = Sequence[Sequence[float]]
-Tick = Callable[[int, int], None]  # windows done, of how many
-
-
-class Stand(NamedTuple):
-    """Where a branch stands: the cluster's state before a decision, and the shares in force."""
-
-    snapshot: Buffer
-    shares: Floats  # (1, M)
-
-    @property
-    def share(self) -> float:
-        """The share in force, the same on all nodes."""
-        return float(self.shares[0, 0])
-
-
-class Plan(NamedTuple):
-    """A schedule: what to ask for in every window."""
-
-    initial_share: float  # of the warm start
-    shares: tuple[float, ...]  # (T,)
-
-
-class Branches:
-    """One cluster on one request stream, which can go on from any state that it was in.
-
-    Args:
-        scenario: what is simulated.
-        objective: its reward is what windows report; see :attr:`Objective.reward`.
-        seed: seed of the episode, as in :func:`helm_gym.runs.rollout.run_policy`.
-    """
-
-    def __init__(self, objective: Objective, seed: int) -> None:
-        self.scenario: Scenario = objective.scenario
-        self.seed = seed
-        self.steps = 0  # windows simulated so far
-        self._env = EmbKvVectorEnv(1, scenario=self.scenario, autoreset_mode=AutoresetMode.DISABLED)
-        layout = Layout("cluster", 1, self.scenario.nodes)
-        self._reward = Reward(objective.reward, self.scenario, layout)
-        self._starts: dict[float, Stand] = {}
-
-    def start(self, share: float) -> Stand:
-        """The beginning of the episode, warmed up with ``share``."""
-        if share not in self._starts:
-            self._env.reset(seed=[self.seed], options={"share": share})
-            self._starts[share] = Stand(self._env.simulator.snapshot(), self._env.shares)
-        return self._starts[share]
-
-    def step(self, stand: Stand, target: float) -> Window:
-        """Simulate a window from ``stand`` with one share on all nodes."""
-        self._env.simulator.restore(stand.snapshot)
-        return self._go(stand.shares, self._reached(stand, target))
-
-    def after(self, stand: Stand, target: float) -> Stand:
-        """Where such a window ends."""
-        self.step(stand, target)
-        return Stand(self._env.simulator.snapshot(), self._reached(stand, target))
-
-    def follow(self, plan: Plan) -> list[Window]:
-        """Simulate a whole schedule from its beginning."""
-        stand = self.start(plan.initial_share)
-        self._env.simulator.restore(stand.snapshot)
-        windows, shares = [], stand.shares
-        for target in plan.shares:
-            before, shares = shares, self._reached(stand._replace(shares=shares), target)
-            windows.append(self._go(before, shares))
-        return windows
-
-    def close(self) -> None:
-        """Stop the simulator's threads."""
-        self._env.close()
-
-    def _reached(self, stand: Stand, target: float) -> Floats:
-        """(1, M) shares that a decision puts into force, as the environment would."""
-        return move(self.scenario.episode, stand.shares, np.full_like(stand.shares, target))
-
-    def _go(self, before: Floats, shares: Floats) -> Window:
-        told = self._env.simulator.step(shares)
-        self.steps += 1
-        figures = window_metrics(self.scenario, told, before)
-        return Window.of(told, float(total(self._reward.terms(told, figures))[0]))
+Tick = Callable[[int, int], None]  # decisions done, of how many
+DIGITS = 4  # to which shares are rounded, as those of a grid are
 
 
 class Unreachable(ConfigError):
-    """No allowed move leads from the shares of one window to those of the next."""
+    """No allowed move leads from the shares of one decision to those of the next."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +39,17 @@ class Way:
     """The cheapest known way to some share and state: the last of its decisions, and the rest."""
 
     cost: float  # so far
-    target: float  # share asked for in the last window; of the warm start at the beginning
+    shares: tuple[float, ...]  # asked for since `before`; of the warm start at the beginning
     before: Way | None
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A way, and the state that it leads to."""
+
+    way: Way
+    stand: Stand
+    origin: float  # share in force before its last decision
 
 
 def solve(
@@ -136,7 +59,9 @@ def solve(
     *,
     longest_move: float,
     width: int = 1,
+    lengths: Sequence[int] | None = None,
     starts: Sequence[float] | None = None,
+    tries: int | None = None,
     tick: Tick = lambda done, of: None,
 ) -> tuple[Plan, float]:
     """Find the schedule with the lowest cost.
@@ -144,60 +69,158 @@ def solve(
     Args:
         branches: the request stream.
         objective: what a window costs.
-        choices: shares that each window chooses from.
-        longest_move: between two decisions.
-        width: ways kept for every window and share.
-        starts: shares that the cluster may be warmed up with; the first window's by default.
-        tick: called after every window.
+        choices: shares that each decision chooses from.
+        longest_move: between two windows.
+        width: ways kept for every decision and share.
+        lengths: windows that each decision lasts, one by default. The share moves as far as it may
+            in each of them until it is where the decision wants it.
+        starts: shares that the cluster may be warmed up with; the first decision's by default.
+        tries: ways that each share is tried from, the cheapest first; by default all.
+        tick: called after every decision.
 
     Returns:
         The schedule, and what its windows cost together.
 
     Raises:
-        Unreachable: no choice of some window can be reached from those of the one before.
+        Unreachable: no choice of some decision can be reached from those of the one before.
     """
     begin = choices[0] if starts is None else starts
-    front = [(Way(0.0, share, None), branches.start(share)) for share in begin]
-    for window, shares in enumerate(choices):
-        reached = []
-        for target in shares:
-            arrived = [
-                (Way(way.cost + objective.of_window(branches.step(at, target)), target, way), at)
-                for way, at in front
-                if abs(at.share - target) <= longest_move + ROUNDING
-            ]
-            reached += _choose(arrived, width)
-        if not reached:
+    front = [Arrival(Way(0.0, (share,), None), branches.start(share), share) for share in begin]
+    for place, shares in enumerate(choices):
+        windows = 1 if lengths is None else lengths[place]
+        decision = Decision(branches, objective, windows, longest_move, width, tries)
+        front = decision.take(front, shares, owned=place > 0)
+        if not front:
             raise Unreachable(
-                f"no share of window {window} lies within {longest_move:g} of one before; allow "
-                "longer moves, or a finer step"
+                f"no share of window {place} lies within {windows * longest_move:g} of one "
+                "before; allow longer moves, or a finer step"
             )
-        if window + 1 < len(choices):
-            front = [(way, branches.after(at, way.target)) for way, at in reached]
-        tick(window + 1, len(choices))
-    best = min((way for way, _ in reached), key=lambda way: way.cost)
+        tick(place + 1, len(choices))
+    best = min((each.way for each in front), key=lambda way: way.cost)
+    for each in front:
+        branches.release(each.stand)
     return _plan(best), best.cost
 
 
-def _choose(arrived: list[tuple[Way, Stand]], width: int) -> list[tuple[Way, Stand]]:
+class Decision:
+    """One column of the lattice: all that may be decided at one time.
+
+    Args:
+        branches: the request stream.
+        objective: what a window costs.
+        windows: how many it lasts.
+        longest_move: between two windows.
+        width: ways kept for every share.
+        tries: ways that each share is tried from; all if None.
+    """
+
+    def __init__(
+        self,
+        branches: Branches,
+        objective: Objective,
+        windows: int,
+        longest_move: float,
+        width: int,
+        tries: int | None,
+    ) -> None:
+        self.branches, self.objective, self.width, self.tries = branches, objective, width, tries
+        self.windows, self.longest_move = windows, longest_move
+
+    def take(
+        self, front: Sequence[Arrival], shares: Sequence[float], *, owned: bool = True
+    ) -> list[Arrival]:
+        """The ways to keep for every share.
+
+        Args:
+            front: ways that were kept before.
+            shares: what may be asked for.
+            owned: whether the states of ``front`` may be played on in, and given back; else they
+                stay as they are.
+        """
+        front = sorted(front, key=lambda each: each.way.cost)
+        # Which branch is the last of its parent is known only if all are.
+        ahead: list[list[float]] = [[] for _ in front]
+        for share in shares:
+            near = [place for place, each in enumerate(front) if self._reaches(each, share)]
+            for place in near[: self.tries]:
+                ahead[place].append(share)
+        for each, targets in zip(front, ahead, strict=True):
+            if owned and not targets:
+                self.branches.release(each.stand)
+        found: list[Arrival] = []
+        for share in shares:
+            kept: list[Arrival] = []
+            for each, targets in zip(front, ahead, strict=True):
+                if share in targets:
+                    last = owned and share == targets[-1]
+                    kept = self._extend(kept, each, share, last=last)
+            found += kept
+        return found
+
+    def _reaches(self, start: Arrival, share: float) -> bool:
+        return abs(start.stand.share - share) <= self.windows * self.longest_move + ROUNDING
+
+    def _extend(
+        self, kept: list[Arrival], start: Arrival, share: float, *, last: bool
+    ) -> list[Arrival]:
+        """Go on to a share, and keep that if it is among the best ways to get there."""
+        bound = self._bound(kept)
+        if self._at_least(start.way.cost, self.windows) >= bound:
+            if last:
+                self.branches.release(start.stand)
+            return kept
+        origin = start.stand.share
+        stand = start.stand if last else self.branches.fork(start.stand)
+        cost, path = start.way.cost, approach(origin, share, self.windows, self.longest_move)
+        for done, target in enumerate(path, start=1):
+            cost += self.objective.of_window(self.branches.go(stand, target))
+            if self._at_least(cost, self.windows - done) >= bound:
+                self.branches.release(stand)
+                return kept
+        arrivals = choose([*kept, Arrival(Way(cost, path, start.way), stand, origin)])
+        for each in arrivals[self.width :]:
+            self.branches.release(each.stand)
+        return arrivals[: self.width]
+
+    def _at_least(self, cost: float, windows: int) -> float:
+        """What a way has cost by the time when it has gone on for some windows."""
+        return cost + windows * self.objective.least if windows else cost
+
+    def _bound(self, kept: Sequence[Arrival]) -> float:
+        """What costs no less is not kept, if each of ``kept`` is the best of its origin."""
+        full = len({each.origin for each in kept}) == self.width
+        return kept[-1].way.cost if full else inf
+
+
+def approach(share: float, target: float, windows: int, longest_move: float) -> tuple[float, ...]:
+    """What to ask for, window by window, to be at ``target`` as soon as moves allow."""
+    path = []
+    for _ in range(windows):
+        gap = target - share
+        far = abs(gap) > longest_move + ROUNDING
+        share = round(share + copysign(longest_move, gap), DIGITS) if far else target
+        path.append(share)
+    return tuple(path)
+
+
+def choose(arrived: Sequence[Arrival]) -> list[Arrival]:
     """The best way from each share, cheapest first, then the others, cheapest first."""
-    order = sorted(arrived, key=lambda found: found[0].cost)
-    leaders: list[tuple[Way, Stand]] = []
-    others: list[tuple[Way, Stand]] = []
+    leaders: list[Arrival] = []
+    others: list[Arrival] = []
     known: set[float] = set()
-    for found in order:
-        (others if found[1].share in known else leaders).append(found)
-        known.add(found[1].share)
-    return [*leaders, *others][:width]
+    for each in sorted(arrived, key=lambda each: each.way.cost):
+        (others if each.origin in known else leaders).append(each)
+        known.add(each.origin)
+    return [*leaders, *others]
 
 
 def _plan(way: Way) -> Plan:
     """Go back to the beginning."""
-    shares = []
+    shares: list[float] = []
     while way.before is not None:
-        shares.append(way.target)
+        shares[:0] = way.shares
         way = way.before
-    return Plan(way.target, tuple(reversed(shares)))
+    return Plan(way.shares[0], tuple(shares))
 
 
 def corridor(plan: Plan, grid: Sequence[float], radius: float) -> Choices:

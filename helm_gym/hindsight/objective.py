@@ -93,6 +93,11 @@ class Objective:
         """Unit of :meth:`of_episode`."""
         return "ms P99" if self.name == TAIL else f"-{self.name} reward per window"
 
+    @property
+    def least(self) -> float:
+        """What a window costs at least; nothing is known of the rewards."""
+        return 0.0 if self.name == TAIL else float("-inf")
+
     def at(self, threshold_ms: float) -> Objective:
         """The same objective with another threshold."""
         return replace(self, threshold_ms=threshold_ms)

@@ -17,16 +17,10 @@ from helm_gym.baselines.schedule import Schedule
 from helm_gym.baselines.static import share_grid
 from helm_gym.config.quantity import Frozen
 from helm_gym.config.scenario import Scenario
-from helm_gym.envs.action import INCREMENTS
+from helm_gym.envs.action import INCREMENTS, ROUNDING
 from helm_gym.errors import ConfigError
-from helm_gym.hindsight.dp import (
-    Branches,
-    Choices,
-    Plan,
-    Unreachable,
-    corridor,
-    solve,
-)
+from helm_gym.hindsight.branches import Branches, Plan
+from helm_gym.hindsight.dp import Choices, Unreachable, corridor, solve
 from helm_gym.hindsight.objective import TAIL, Objective, Window, tail_of
 from helm_gym.provenance import code_digest
 from helm_gym.store import digest_of
@@ -34,9 +28,7 @@ from helm_gym.units import MS
 
 Progress = Callable[[str, int, int], None]  # stage, done, of how many
 
-SAME = 1e-3  # relative gain of a round below which the search ends
-GOOD = 0.01
-"""Shares that cost at most this part of the schedule's window more count as optimal, too."""
+GOOD = 0.01  # shares that cost at most this part more than the schedule's count as optimal, too
 
 
 class Search(Frozen):
@@ -45,14 +37,29 @@ class Search(Frozen):
     step: float = Field(default=0.02, gt=0, le=0.5)  # of the share grid
     longest_move: float = Field(default=max(INCREMENTS), gt=0, le=1)  # per decision
     width: int = Field(default=3, ge=1)  # states kept per window and share
+    tries: int | None = Field(default=None, ge=1)  # ways tried to each share, cheapest first
+    static_step: float | None = Field(default=None, gt=0, le=0.5)  # of what is held; else `step`
     coarse_step: float = Field(default=max(INCREMENTS), gt=0, le=0.5)  # of the first grid
+    hold: int = Field(default=1, ge=1)  # windows that a decision lasts on the first grid
+    coarse_rounds: int = Field(default=2, ge=1)  # at most, on the first grid
     radius: float = Field(default=0.08, gt=0, le=1)  # of the corridor around what that found
-    rounds: int = Field(default=2, ge=1)  # at most, on each grid
-    refine: bool = True
+    rounds: int = Field(default=2, ge=1)  # at most, in corridors
+    gain: float = Field(default=1e-3, ge=0, le=1)  # relative; a round that gains less is the last
 
 
 FULL = Search()
-QUICK = Search(step=0.04, coarse_step=0.04, width=1, rounds=2, refine=False)
+FAST = Search(
+    width=2,
+    tries=3,
+    static_step=0.1,
+    coarse_step=0.12,
+    hold=2,
+    coarse_rounds=1,
+    radius=0.06,
+    rounds=3,
+    gain=1e-4,
+)
+"""For hundreds of decisions; docs/performance.md has what it saves and loses."""
 
 
 class Outcome(Frozen):
@@ -102,7 +109,7 @@ class Hindsight(Frozen):
     free: Outcome  # if every window were taken from the static that is best in it
     jumped: Outcome  # when those shares are played, with moves of any length
     good: tuple[tuple[float, ...], ...]  # by window: shares as good as the schedule's
-    grid: tuple[float, ...]
+    grid: tuple[float, ...]  # shares that were held, and tried for `good`
     rounds: tuple[Round, ...]
     simulated: int  # windows
 
@@ -127,8 +134,7 @@ def hindsight(
     try:
         hunt.statics()
         hunt.coarse()
-        if search.refine:
-            hunt.refine(hunt.plan)
+        hunt.refine(hunt.plan)
         return hunt.result()
     finally:
         hunt.branches.close()
@@ -168,16 +174,19 @@ class Hunt:
     """A search for one seed's schedule; the best one so far is kept."""
 
     def __init__(self, objective: Objective, seed: int, search: Search, progress: Progress) -> None:
-        if max(search.step, search.coarse_step) > search.longest_move:
+        widest = max(search.step, search.coarse_step / search.hold)
+        if widest > search.longest_move + ROUNDING:
             raise ConfigError(
-                f"moves of at most {search.longest_move:g} cannot leave a grid of step "
-                f"{max(search.step, search.coarse_step):g}; make the step finer"
+                f"moves of at most {search.longest_move:g} cannot leave a grid whose next share is "
+                f"{widest:g} per window away; make the step finer"
             )
         self.objective, self.seed, self.search, self.progress = objective, seed, search, progress
         self.scenario = objective.scenario
         self.branches = Branches(objective, seed)
         episode = self.scenario.episode
         self.grid = share_grid(episode.share_min, episode.share_max, search.step)
+        held = search.static_step or search.step
+        self.held = share_grid(episode.share_min, episode.share_max, held)
         self.rounds: list[Round] = []
         self.still: dict[float, list[Window]] = {}  # windows of every static share
         self.plan, self.cost, self.source = Plan(0.0, ()), float("inf"), ""
@@ -196,18 +205,35 @@ class Hunt:
         return windows
 
     def statics(self) -> None:
-        """Try every static share."""
-        steps = self.scenario.episode.steps
-        for done, share in enumerate(self.grid):
-            self.still[share] = self.consider(Plan(share, (share,) * steps), "static")
-            self.progress("static shares", done + 1, len(self.grid))
+        """Try every static share of a grid, and, if it is not the finest, go on near the best."""
+        for done, share in enumerate(self.held):
+            self._hold(share)
+            self.progress("static shares", done + 1, len(self.held))
+        stride = round((self.search.static_step or self.search.step) / self.search.step)
+        while stride > 1:
+            stride = (stride + 1) // 2
+            best = self.static_share()
+            place = min(range(len(self.grid)), key=lambda at: abs(self.grid[at] - best))
+            for at in (place - stride, place + stride):
+                if 0 <= at < len(self.grid):
+                    self._hold(self.grid[at])
+
+    def static_share(self) -> float:
+        """The best share that was held for the whole episode, by the objective of now."""
+        return min(self.still, key=lambda share: self.objective.of_windows(self.still[share]))
+
+    def _hold(self, share: float) -> None:
+        if share not in self.still:
+            plan = Plan(share, (share,) * self.scenario.episode.steps)
+            self.still[share] = self.consider(plan, "static")
 
     def coarse(self) -> None:
         """Dynamic programming on the whole coarse grid."""
-        episode = self.scenario.episode
+        episode, hold = self.scenario.episode, self.search.hold
         grid = share_grid(episode.share_min, episode.share_max, self.search.coarse_step)
-        for _ in range(self.search.rounds if self.objective.name == TAIL else 1):
-            if not self._round("whole range", [grid] * episode.steps, width=1):
+        lengths = [min(hold, episode.steps - at) for at in range(0, episode.steps, hold)]
+        for _ in range(self.search.coarse_rounds if self.objective.name == TAIL else 1):
+            if not self._round("whole range", [grid] * len(lengths), width=1, lengths=lengths):
                 break
 
     def refine(self, plan: Plan, stage: str = "corridor") -> None:
@@ -218,7 +244,9 @@ class Hunt:
                 break
             plan = self.plan
 
-    def _round(self, stage: str, choices: Choices, width: int) -> bool:
+    def _round(
+        self, stage: str, choices: Choices, width: int, lengths: Sequence[int] | None = None
+    ) -> bool:
         """One run of dynamic programming; says whether it gained something."""
         objective, before = self.objective, self.cost
         plan, expected = solve(
@@ -227,6 +255,8 @@ class Hunt:
             choices,
             longest_move=self.search.longest_move,
             width=width,
+            tries=self.search.tries,
+            lengths=lengths,
             tick=lambda done, of: self.progress(f"{stage} {len(self.rounds) + 1}", done, of),
         )
         windows = self.consider(plan, stage)
@@ -239,15 +269,17 @@ class Hunt:
                 cost=self.objective.of_windows(windows),
             )
         )
-        return before - self.cost > SAME * abs(before)
+        return before - self.cost > self.search.gain * abs(before)
 
     def result(self) -> Hindsight:
         """Everything about the best schedule."""
         objective, scenario = self.objective, self.scenario
-        static = min(self.still, key=lambda share: objective.of_windows(self.still[share]))
+        static = self.static_share()
         steps = range(scenario.episode.steps)
         free = [
-            min(self.grid, key=lambda share: objective.of_window(self.still[share][window]))
+            min(
+                sorted(self.still), key=lambda share: objective.of_window(self.still[share][window])
+            )
             for window in steps
         ]
         taken = [self.still[share][window] for window, share in zip(steps, free, strict=True)]
@@ -271,7 +303,7 @@ class Hunt:
             free=Outcome.of(objective, taken),
             jumped=Outcome.of(objective, jumped),
             good=self._good(),
-            grid=tuple(self.grid),
+            grid=tuple(self.held),
             rounds=tuple(self.rounds),
             simulated=self.branches.steps,
         )
@@ -282,13 +314,16 @@ class Hunt:
         Each is tried for one window. What it costs later is left out.
         """
         branches, found = self.branches, []
-        at = branches.start(self.plan.initial_share)
+        at = branches.fork(branches.start(self.plan.initial_share))
         for window, own in enumerate(self.plan.shares):
-            cost = {s: self.objective.of_windows([branches.step(at, s)]) for s in (own, *self.grid)}
+            others = [share for share in self.held if share != own]
+            tried = dict(zip(others, branches.tried(at, others), strict=True))
+            tried[own] = branches.go(at, own)
+            cost = {share: self.objective.of_windows([did]) for share, did in tried.items()}
             bound = cost[own] + GOOD * abs(cost[own])
             found.append(tuple(sorted(share for share in cost if cost[share] <= bound)))
-            at = branches.after(at, own)
             self.progress("flatness", window + 1, len(self.plan.shares))
+        branches.release(at)
         return tuple(found)
 
 
@@ -306,8 +341,8 @@ def key_of(scenario: Scenario, seed: int, objective: str, search: Search) -> str
 
 
 __all__ = [
+    "FAST",
     "FULL",
-    "QUICK",
     "Hindsight",
     "Outcome",
     "Search",

@@ -143,6 +143,15 @@ class Simulator:
             self._crew.run(chosen, lambda cluster: self._step_one(cluster, shares[cluster]))
         return self._report(chosen)
 
+    def advance(self, state: State, shares: Floats) -> None:
+        """Simulate one window of a state that the caller keeps in a buffer of his own.
+
+        Args:
+            state: :func:`helm_gym.sim.layout.view` of a copied :meth:`snapshot` of one cluster.
+            shares: (M,) EMB share per node.
+        """
+        self._window(state, self._checked(shares, (self.scenario.nodes,)), NO_RECORD)
+
     def record(self, shares: Floats, cluster: int, capacity: int = 1_000_000) -> Floats:
         """Simulate one window of one cluster and return every request of it.
 

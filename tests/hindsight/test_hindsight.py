@@ -23,13 +23,8 @@ from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError
 from helm_gym.evaluation.specs import make_policy
 from helm_gym.hindsight import search as room
-from helm_gym.hindsight.dp import (
-    Branches,
-    Plan,
-    Unreachable,
-    corridor,
-    solve,
-)
+from helm_gym.hindsight.branches import Branches, Plan
+from helm_gym.hindsight.dp import Unreachable, corridor, solve
 from helm_gym.hindsight.objective import OBJECTIVES, Objective, slower_part
 from helm_gym.hindsight.search import Search, hindsight
 from helm_gym.runs.rollout import run_policy
@@ -325,7 +320,7 @@ def test_the_command(phases: Scenario, tmp_path: Path) -> None:
     file.write_text(phases.replace({"episode.steps": 3}).to_yaml())
     out = tmp_path / "out"
     ran = CliRunner().invoke(
-        app, ["hindsight", "-s", str(file), "-p", "static:0.4", "--quick", "-q", "--out", str(out)]
+        app, ["hindsight", "-s", str(file), "-p", "static:0.4", "--fast", "-q", "--out", str(out)]
     )
     assert ran.exit_code == 0, ran.output
     assert "small, load 1, seeds 20000, objective tail" in ran.output
