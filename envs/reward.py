@@ -208,9 +208,9 @@ class Reward:
             unserved = np.where(metrics["offered_rps"] > 0.0, self._deadline_ms, 0.0)
             latency = np.where(nothing, unserved, latency)
         if measure == "p99_excess":
-            return np.maximum(0.0, latency - self._slo_ms) / self._slo_ms
+            return np.asarray(np.maximum(0.0, latency - self._slo_ms) / self._slo_ms)
         ratio = latency / self._slo_ms
-        return np.log1p(ratio) if measure == "log_p99" else ratio
+        return np.asarray(np.log1p(ratio) if measure == "log_p99" else ratio)
 
 
 def total(terms: Mapping[str, Floats]) -> Floats:

@@ -1,7 +1,7 @@
 """SB3's PPO with the same arithmetic in fewer and cheaper calls: its networks are small.
 
-What a gradient step on 768 choices computes takes a processor about a millisecond, and SB3 five:
-it gathers every mini-batch array by array, builds a graph over all layers and losses, allocates
+A gradient step on 768 choices is about a millisecond of arithmetic, of which SB3 makes five: it
+gathers every mini-batch array by array, builds a graph over all layers and losses, allocates
 what each yields again and again, and clips parameter by parameter. Here an epoch is gathered once,
 layers write into arrays that stay, and their gradients are written out by hand. Weights differ
 from SB3's by rounding alone, which ``tests/agents/training/test_learning.py`` shows.
@@ -60,7 +60,7 @@ class ChoicePpo(PPO):
     def _mini_batches(self) -> Iterator[tuple[Tensor, ...]]:
         """One epoch in mini-batches, shuffled as SB3's buffer does it."""
         (epoch,) = self.rollout_buffer.get(None)
-        yield from zip(*(part.split(self.batch_size) for part in epoch), strict=True)
+        yield from zip(*(torch.split(part, self.batch_size) for part in epoch), strict=True)
 
     def _record(self, logs: list[list[dict[str, float]]], clip: float) -> None:
         """Log what SB3 logs: means, the last epoch's divergence, and the loss of the last step."""
@@ -133,7 +133,7 @@ def _flat_gradients(parameters: Iterable[nn.Parameter]) -> Tensor:
     known = list(parameters)
     sizes = [parameter.numel() for parameter in known]
     flat = torch.zeros(sum(sizes))
-    for parameter, piece in zip(known, flat.split(sizes), strict=True):
+    for parameter, piece in zip(known, torch.split(flat, sizes), strict=True):
         parameter.grad = piece.view_as(parameter)
     return flat
 
