@@ -224,6 +224,8 @@ class MixtureVectorEnv(Telling, VectorEnv[Array, Array, Array]):
 
         What took longest the last time begins first, so that no thread has to wait for it.
         """
+        if self._threads == 1:
+            return [do(number) for number in range(len(self.parts))]
         results: dict[int, T] = {}
         waiting = iter(np.argsort(-self._took, kind="stable").tolist())
 

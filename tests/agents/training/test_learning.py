@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from small import SMALL
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
+from training_runs import assert_same_run
 
 from helm_gym.agents.training.sb3.exploration import CoherentPolicy
 from helm_gym.agents.training.sb3.learning import OPTIMIZER, ChoicePpo
 from helm_gym.agents.training.sb3.losses import squash, unsquash
+from helm_gym.agents.training.train import TrainConfig, train
 
 ROWS, STEPS, INPUTS, CHOICES = 16, 24, 10, 7
 
@@ -93,6 +97,21 @@ def test_it_leaves_sb3_what_it_learns_with() -> None:
         model.rollout_buffer = copy.deepcopy(filled(PPO).rollout_buffer)
         learn(model)
     assert torch.allclose(weights(own), weights(theirs), rtol=0.0, atol=1e-5)
+
+
+def test_a_run_over_scenarios_ends_with_the_same_bits_on_one_thread_and_on_two(
+    tmp_path: Path,
+) -> None:
+    """Choices that nodes explore together, as the recipe of the released policy has it."""
+    named = [{**copy.deepcopy(SMALL), "name": name} for name in ("one", "two")]
+    suite = {"name": "tiny", "training": named, "loads": [0.7, 0.9]}
+    settings = {"n_steps": 4, "batch_size": 48, "n_epochs": 2, "action": "choice", "bound": 0.06}
+    for threads in (1, 2):
+        values = {"suite": suite, "decisions": 96, "threads": threads, "checkpoint_s": 0.0}
+        asked = {**values, "settings": {**settings, "clusters": 4, "coherence": 0.5}}
+        config = TrainConfig.parse({**asked, "run_dir": str(tmp_path / str(threads))}, "test")
+        train(config, progress=False)
+    assert_same_run(tmp_path / "1", tmp_path / "2")
 
 
 def test_squash_is_tanh() -> None:
