@@ -70,7 +70,7 @@ class Sb3VecEnv(VecEnv):
         self._returns[:] = 0.0
         self._lengths[:] = 0
         self.vector_infos = infos
-        self.reset_infos = [row_info(infos, row) for row in range(self.num_envs)]
+        self.reset_infos = rows_info(infos, range(self.num_envs))
         own: VecEnvObs = copy.deepcopy(observations)
         return own
 
@@ -108,9 +108,9 @@ class Sb3VecEnv(VecEnv):
     def _row_infos(
         self, infos: Mapping[str, Any], dones: NDArray[np.bool_], cut: NDArray[np.bool_]
     ) -> list[dict[str, Any]]:
-        rows = self._plain_infos(infos)
-        for row in np.flatnonzero(dones).tolist():
-            info = row_info(infos.get("final_info", {}), row)
+        rows, ended = self._plain_infos(infos), np.flatnonzero(dones).tolist()
+        last, fresh = rows_info(infos.get("final_info", {}), ended), rows_info(infos, ended)
+        for row, info, begun in zip(ended, last, fresh, strict=True):
             info["TimeLimit.truncated"] = bool(cut[row])
             info["terminal_observation"] = copy.deepcopy(infos["final_obs"][row])
             info["episode"] = {
@@ -119,7 +119,7 @@ class Sb3VecEnv(VecEnv):
                 "t": round(time.monotonic() - self._began, 6),  # for plots; decides nothing
             }
             rows[row] = info
-            self.reset_infos[row] = row_info(infos, row)
+            self.reset_infos[row] = begun
         self._returns[dones] = 0.0
         self._lengths[dones] = 0
         return rows
@@ -244,6 +244,18 @@ def row_info(infos: Mapping[str, Any], row: int) -> dict[str, Any]:
             continue
         info[key] = row_info(value, row) if isinstance(value, Mapping) else value[row]
     return info
+
+
+def rows_info(infos: Mapping[str, Any], rows: Sequence[int]) -> list[dict[str, Any]]:
+    """:func:`row_info` of many rows, key by key where all of them have all keys."""
+    names = [key for key in infos if not (key.startswith("_") and key[1:] in infos)]
+    names = [key for key in names if key not in {"final_obs", "final_info"}]
+    plain = all(isinstance(infos[key], np.ndarray) for key in names)
+    masks = [infos[f"_{key}"] for key in names if f"_{key}" in infos] if plain else []
+    if not names or not plain or not all(np.asarray(mask)[rows].all() for mask in masks):
+        return [row_info(infos, row) for row in rows]
+    columns = [list(infos[key][rows]) for key in names]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 class _All:

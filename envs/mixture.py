@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,17 +18,21 @@ from helm_gym.config.scenario import Scenario
 from helm_gym.envs import resets
 from helm_gym.envs.action import Layout
 from helm_gym.envs.arguments import RENDERING
+from helm_gym.envs.infos import vector_infos
+from helm_gym.envs.observation import Observer
+from helm_gym.envs.reward import Reward
+from helm_gym.envs.telling import Telling, Told
 from helm_gym.envs.vector_env import EmbKvVectorEnv
 from helm_gym.errors import CheckpointError, ConfigError
+from helm_gym.sim.simulator import Telemetry
 
 Array = NDArray[Any]
-Infos = Mapping[str, Any]
 T = TypeVar("T")
 SAME = ("nodes", "control", "action", "observation", "reward_config")
 """What all parts have to have in common, besides their spaces."""
 
 
-class MixtureVectorEnv(VectorEnv[Array, Array, Array]):
+class MixtureVectorEnv(Telling, VectorEnv[Array, Array, Array]):
     """Several :class:`EmbKvVectorEnv` of different scenarios as one vector environment.
 
     The rows of the parts follow one another. Cluster i of ``reset(seed=s)``, counted through all
@@ -64,7 +69,14 @@ class MixtureVectorEnv(VectorEnv[Array, Array, Array]):
         self._workers: tuple[int, ThreadPoolExecutor] | None = None
         self._rows = _slices([part.num_envs for part in parts])
         self._of_clusters = _slices([part.clusters for part in parts])
-        self._seen: Array | None = None  # last observations of all rows
+        self._took = np.zeros(len(parts))  # s of every part the last time
+        self._observer = Observer.joined([part._observer for part in parts])
+        self._reward = Reward.joined([part._reward for part in parts], self.layout)
+        self._seconds = np.concatenate([part._seconds for part in parts])
+        self._none = np.zeros(self.clusters, np.bool_)
+        self._no_counts = np.zeros((self.clusters, 0), np.uint32)
+        self._window, self._figures = None, {}
+        self._join()
         self.closed = False
 
     @property
@@ -75,7 +87,7 @@ class MixtureVectorEnv(VectorEnv[Array, Array, Array]):
     @property
     def shares(self) -> NDArray[np.float64]:
         """(B, M) EMB shares in force, a copy."""
-        return np.concatenate([part.shares for part in self.parts])
+        return self._shares.copy()
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
@@ -103,49 +115,42 @@ class MixtureVectorEnv(VectorEnv[Array, Array, Array]):
             resets.read_options(options, self.layout, part.scenario) for part in self.parts
         ]  # every scenario has its own range of shares and number of starts
         wanted = [bool(chosen[0].clusters[own].any()) for own in self._of_clusters]
-        if self._seen is None and not chosen[0].clusters.all():
+        if self._window is None and not chosen[0].clusters.all():
             raise ResetNeeded("reset_mask leaves out rows that never began; call reset() first")
 
-        def begin(number: int) -> tuple[Array, dict[str, Any]]:
+        def begin(number: int) -> None:
             if not wanted[number]:
-                assert self._seen is not None
-                return self._seen[self._rows[number]], {}
+                return
             part, own = self.parts[number], dict(options or {})
             if own.get("reset_mask") is not None:
                 own["reset_mask"] = own["reset_mask"][self._rows[number]]
-            return part.reset(seed=seeds[self._of_clusters[number]], options=own)
+            part.reset(seed=seeds[self._of_clusters[number]], options=own)
 
-        observations, infos = zip(*self._each(begin), strict=True)
-        self._seen = np.concatenate(observations)
-        return self._seen.copy(), self._merged(infos)
+        self._each(begin)
+        self._join()
+        mask = chosen[0].clusters
+        values, _ = self._values(mask, self._shares)
+        return self._observe(), vector_infos(values, self.layout.per_row(mask))
 
-    def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+    def step(self, actions: Array) -> Told:
         """Simulate one window in every cluster; see :meth:`EmbKvVectorEnv.step`.
 
         Raises:
             InvalidAction: wrong shape or no action; nothing has been simulated.
             ResetNeeded: no episode began.
         """
-        self.layout.asked(actions, self.shares)  # refuses before any part is stepped
-        if self._seen is None:
+        before = self._shares
+        targets = self.layout.asked(actions, before)
+        if self._window is None:
             raise ResetNeeded("no episode has begun; call reset() before step()")
-        whole = np.asarray(actions)
-        told = self._each(lambda number: self.parts[number].step(whole[self._rows[number]]))
-        observations, rewards, terminated, truncated, infos = zip(*told, strict=True)
-        self._seen = np.concatenate(observations)
-        return (
-            self._seen.copy(),
-            np.concatenate(rewards),
-            np.concatenate(terminated),
-            np.concatenate(truncated),
-            self._merged(infos),
-        )
 
-    def render(self) -> tuple[str, ...] | None:
-        """One line of text per row, if ``render_mode`` is ``ansi``."""
-        if self.render_mode is None:
-            return self._first.render()
-        return tuple(line for part in self.parts for line in part.render() or ())
+        def advance(number: int) -> None:
+            part = self.parts[number]
+            part._advance(targets[self._of_clusters[number]], part._resting())
+
+        self._each(advance)
+        self._join()
+        return self._tell(self._none, before)
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """What a single environment in each row's place would have as attribute ``name``."""
@@ -153,10 +158,7 @@ class MixtureVectorEnv(VectorEnv[Array, Array, Array]):
 
     def get_state(self) -> dict[str, Any]:
         """Everything that decides what happens next, as NumPy arrays and plain values."""
-        return {
-            "parts": [part.get_state() for part in self.parts],
-            "seen": None if self._seen is None else self._seen.copy(),
-        }
+        return {"parts": [part.get_state() for part in self.parts]}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continue, bit for bit, from the :meth:`get_state` of an equally made environment.
@@ -166,7 +168,7 @@ class MixtureVectorEnv(VectorEnv[Array, Array, Array]):
                 has changed.
         """
         try:
-            states, seen = list(state["parts"]), state["seen"]
+            states = list(state["parts"])
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"the state lacks {error}; it is not of a mixture") from None
         if len(states) != len(self.parts):
@@ -183,7 +185,8 @@ class MixtureVectorEnv(VectorEnv[Array, Array, Array]):
             for part, own in zip(self.parts, before, strict=False):
                 part.set_state(own)
             raise
-        self._seen = None if seen is None else np.array(seen)
+        self._window = None
+        self._join()
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the parts and stop worker threads."""
@@ -193,50 +196,59 @@ class MixtureVectorEnv(VectorEnv[Array, Array, Array]):
             self._workers[1].shutdown(wait=False)
             self._workers = None
 
+    def _begin(self, chosen: resets.Chosen) -> None:
+        def begin(number: int) -> None:
+            own = chosen.clusters[self._of_clusters[number]]
+            if own.any():
+                self.parts[number]._begin(resets.Chosen(own))
+
+        self._each(begin)
+        self._join()
+
+    def _join(self) -> None:
+        """Take over from the parts what their rows are told of."""
+        parts = self.parts
+        self._shares = np.concatenate([part._shares for part in parts])
+        self._elapsed = np.concatenate([part._elapsed for part in parts])
+        self._ended = np.concatenate([part._ended for part in parts])
+        self._observer.rates = np.concatenate([part._observer.rates for part in parts])
+        windows = [part._window for part in parts if part._window is not None]
+        if len(windows) == len(parts):
+            node = np.concatenate([window.node for window in windows])
+            cluster = np.concatenate([window.cluster for window in windows])
+            # No row is told of the histograms.
+            self._window = Telemetry(node, cluster, self._no_counts, self._no_counts)
+
     def _each(self, do: Callable[[int], T]) -> list[T]:
-        """Do something for the number of every part, on threads: simulating releases the GIL."""
-        numbers = range(len(self.parts))
+        """Do something for the number of every part, on threads: simulating releases the GIL.
+
+        What took longest the last time begins first, so that no thread has to wait for it.
+        """
         if self._threads == 1:
-            return [do(number) for number in numbers]
-        if self._workers is None or self._workers[0] != os.getpid():  # a forked child has none
-            self._workers = os.getpid(), ThreadPoolExecutor(self._threads)
-        return list(self._workers[1].map(do, numbers))
+            return [do(number) for number in range(len(self.parts))]
+        results: dict[int, T] = {}
+        waiting = iter(np.argsort(-self._took, kind="stable").tolist())
 
-    def _merged(self, infos: Sequence[Infos]) -> dict[str, Any]:
-        return merged_infos(infos, [part.num_envs for part in self.parts])
+        def work() -> None:
+            for number in waiting:  # shared by the threads
+                began = time.perf_counter()
+                results[number] = do(number)
+                self._took[number] = time.perf_counter() - began  # decides no result
 
+        helpers = [self._pool().submit(work) for _ in range(self._threads - 1)]
+        try:
+            work()
+        finally:
+            wait(helpers)
+        for helper in helpers:
+            helper.result()
+        return [results[number] for number in range(len(self.parts))]
 
-def merged_infos(infos: Sequence[Infos], rows: Sequence[int]) -> dict[str, Any]:
-    """Infos of several vector environments as those of one, by Gymnasium's convention.
-
-    Args:
-        infos: of every part, an array per key and a mask ``_key`` of the rows that have it.
-        rows: of every part.
-
-    Returns:
-        Every key that any part has; rows of the others read 0, or None, and their mask says no.
-    """
-    merged: dict[str, Any] = {}
-    for key in dict.fromkeys(key for part in infos for key in part if not key.startswith("_")):
-        values = [part.get(key) for part in infos]
-        if any(isinstance(value, Mapping) for value in values):
-            merged[key] = merged_infos([value or {} for value in values], rows)
-        else:
-            kind = next(np.asarray(value).dtype for value in values if value is not None)
-            empty = None if kind.hasobject else 0
-            merged[key] = np.concatenate(
-                [
-                    np.full(n, empty, kind) if value is None else value
-                    for value, n in zip(values, rows, strict=True)
-                ]
-            )
-        merged[f"_{key}"] = np.concatenate(
-            [
-                np.asarray(part.get(f"_{key}", np.full(n, key in part)), np.bool_)
-                for part, n in zip(infos, rows, strict=True)
-            ]
-        )
-    return merged
+    def _pool(self) -> ThreadPoolExecutor:
+        """Threads beside the caller's own; a forked child has none of its parent's."""
+        if self._workers is None or self._workers[0] != os.getpid():
+            self._workers = os.getpid(), ThreadPoolExecutor(self._threads - 1)
+        return self._workers[1]
 
 
 def _slices(sizes: Sequence[int]) -> list[slice]:

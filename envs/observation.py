@@ -11,7 +11,9 @@ The formulas stand here once, compiled: :class:`Observer` runs them for an envir
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -237,7 +239,7 @@ def _follow_rows(
     """:func:`follow_rates` for every row of the chosen clusters."""
     for b in range(rates.shape[0]):
         for d in range(rates.shape[1] if clusters[b] else 0):
-            follow_rates(rates[b, d], sums[b, d, Node.ARRIVED], scales[0], begin)
+            follow_rates(rates[b, d], sums[b, d, Node.ARRIVED], scales[b], begin)
 
 
 @kernel
@@ -250,12 +252,12 @@ def _observe_rows(
         arrived = 0.0
         for d in range(seen.shape[1]):
             arrived += sums[b, d, Node.ARRIVED]
-        p99_s = known_p99(cluster[b, Cluster.P99_S], arrived, scales[0].deadline_s)
+        p99_s = known_p99(cluster[b, Cluster.P99_S], arrived, scales[b].deadline_s)
         for d in range(seen.shape[1]):
             row, share = seen[b, d], shares[b, d]
-            observe_paper7(row, sums[b, d], p99_s, share, scales[0])
+            observe_paper7(row, sums[b, d], p99_s, share, scales[b])
             if len(row) > len(_PAPER7):
-                observe_more(row, sums[b, d], rates[b, d], means[b], scales[0])
+                observe_more(row, sums[b, d], rates[b, d], means[b], scales[b])
             cut_to_ranges(row)
 
 
@@ -286,8 +288,17 @@ class Observer:
             scenario.episode.step_s,
         )
         nominal = nodes * workload.load * workload.capacity_rps_per_node.value * step_s
-        self._scales = scales_of(nodes, nominal, **numbers_of(scenario))
+        scales = scales_of(nodes, nominal, **numbers_of(scenario))
+        self._scales = np.repeat(scales, layout.clusters)  # of every cluster
         self.rates: Floats = np.ones((layout.clusters, described, 2))  # fast and slow, of nominal
+
+    @classmethod
+    def joined(cls, observers: Sequence[Observer]) -> Observer:
+        """An observer of all clusters of several, which differ in the scenario only."""
+        one = copy.copy(observers[0])
+        one._scales = np.concatenate([other._scales for other in observers])
+        one.rates = np.concatenate([other.rates for other in observers])
+        return one
 
     def space(self, layout: Layout, flat: bool) -> Box:
         """What one row sees: (features,), or with ``per_node`` (M, features).

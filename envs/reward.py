@@ -24,7 +24,8 @@ gets the cluster's figure, so that serving fewer requests does not improve it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -130,10 +131,27 @@ class Reward:
         self.config = config
         self.names = TERMS if layout.control != "node" else (*TERMS, "node_work")
         self._layout = layout
-        self._slo_ms = scenario.slo.p99_ms.value
-        self._deadline_ms = scenario.slo.deadline_ms.value
-        self._pools_gb = scenario.nodes * scenario.memory.pool_gb.value
-        self._request_s = 1.0 / scenario.workload.capacity_rps_per_node.value
+        # Of every cluster, (B,) each.
+        self._slo_ms = np.full(layout.clusters, scenario.slo.p99_ms.value)
+        self._deadline_ms = np.full(layout.clusters, scenario.slo.deadline_ms.value)
+        pools_gb = scenario.nodes * scenario.memory.pool_gb.value
+        self._pools_gb = np.full(layout.clusters, pools_gb)
+        request_s = 1.0 / scenario.workload.capacity_rps_per_node.value
+        self._request_s = np.full(layout.clusters, request_s)
+
+    @classmethod
+    def joined(cls, rewards: Sequence[Reward], layout: Layout) -> Reward:
+        """Rewards of all clusters of several, which differ in the scenario only.
+
+        Args:
+            rewards: of clusters that follow one another.
+            layout: of all of them.
+        """
+        one = copy.copy(rewards[0])
+        one._layout = layout
+        for name in ("_slo_ms", "_deadline_ms", "_pools_gb", "_request_s"):
+            setattr(one, name, np.concatenate([getattr(other, name) for other in rewards]))
+        return one
 
     def terms(self, telemetry: Telemetry, metrics: Mapping[str, Floats]) -> dict[str, Floats]:
         """Weighted terms of one window.
@@ -177,7 +195,9 @@ class Reward:
         work = np.maximum(node[:, :, Node.LINK_S], node[:, :, Node.GPU_S])
         admitted = node[:, :, Node.ARRIVED] - node[:, :, Node.SHED]
         cluster = per(work.sum(axis=1), admitted.sum(axis=1)) / self._request_s
-        own = np.where(admitted > 0.0, per(work, admitted) / self._request_s, cluster[:, None])
+        own = np.where(
+            admitted > 0.0, per(work, admitted) / self._request_s[:, None], cluster[:, None]
+        )
         return cluster, own.reshape(-1)
 
     def _latency(self, metrics: Mapping[str, Floats]) -> Floats:
@@ -188,9 +208,9 @@ class Reward:
             unserved = np.where(metrics["offered_rps"] > 0.0, self._deadline_ms, 0.0)
             latency = np.where(nothing, unserved, latency)
         if measure == "p99_excess":
-            return np.maximum(0.0, latency - self._slo_ms) / self._slo_ms
+            return np.asarray(np.maximum(0.0, latency - self._slo_ms) / self._slo_ms)
         ratio = latency / self._slo_ms
-        return np.log1p(ratio) if measure == "log_p99" else ratio
+        return np.asarray(np.log1p(ratio) if measure == "log_p99" else ratio)
 
 
 def total(terms: Mapping[str, Floats]) -> Floats:

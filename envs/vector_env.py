@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium import logger
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -17,12 +16,11 @@ from helm_gym.config.scenario import Scenario
 from helm_gym.envs import checkpoint, resets
 from helm_gym.envs.action import Layout, move
 from helm_gym.envs.arguments import RENDERING, PlainSpec, load_scenario, refuse
-from helm_gym.envs.infos import Values, final_infos, term_values, vector_infos
+from helm_gym.envs.infos import vector_infos
 from helm_gym.envs.observation import Observer
-from helm_gym.envs.rendering import text_line
-from helm_gym.envs.reward import Reward, RewardConfig, total
+from helm_gym.envs.reward import Reward, RewardConfig
+from helm_gym.envs.telling import Telling
 from helm_gym.errors import ConfigError
-from helm_gym.metrics import window_metrics
 from helm_gym.seeding import draw_streams
 from helm_gym.sim.simulator import Simulator, Telemetry
 
@@ -34,7 +32,7 @@ PER_CLUSTER = ("shares", "previous_share", "refill_pace", "np_random", "np_rando
 """Attributes with one value per cluster."""
 
 
-class EmbKvVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
+class EmbKvVectorEnv(Telling, VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
     """Many clusters side by side; the environment itself is described by ``EmbKvEnv``.
 
     Rows are clusters, or with ``control="node"`` nodes (row = cluster * M + node; all rows of a
@@ -107,6 +105,7 @@ class EmbKvVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         self.reward_config = RewardConfig.load(reward)
         self._reward = Reward(self.reward_config, self.scenario, self.layout)
         self._observer = Observer(self.scenario, self.layout, observation)
+        self._seconds = np.full(num_envs, self.scenario.episode.step_s)
         self.single_observation_space = self._observer.space(self.layout, flat)
         self.single_action_space = self.layout.action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -179,43 +178,7 @@ class EmbKvVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         """
         targets = self.layout.asked(actions, self._shares)
         resting = self._resting()
-        running, before, some_rest = ~resting, self._shares, bool(resting.any())
-        moved = move(self.scenario.episode, before, targets)
-        self._shares = np.where(running[:, None], moved, before) if some_rest else moved
-        self.telemetry = self.simulator.step(self._shares, running if some_rest else None)
-        self.previous_share = before
-        self._window = self.telemetry
-        self._elapsed += running
-        self._observer.follow(self._window, running)
-        if some_rest:
-            self._begin(resets.Chosen(resting))
-        self._ended = self._elapsed >= self.scenario.episode.steps
-        ended = self.layout.per_row(self._ended)
-        values, rewards = self._values(resting, before)
-        observations, infos = self._observe(), {}
-        if self.autoreset_mode is AutoresetMode.SAME_STEP and ended.any():
-            infos = final_infos(observations, values, ended)
-            fresh = self._ended
-            self._begin(resets.Chosen(fresh))
-            values, _ = self._values(fresh, before)
-            observations = self._observe()
-        infos.update(vector_infos(values, np.ones(self.num_envs, np.bool_)))
-        return observations, rewards, np.zeros(self.num_envs, np.bool_), ended, infos
-
-    def render(self) -> tuple[str, ...] | None:
-        """One line of text per row, if ``render_mode`` is ``ansi``."""
-        if self.render_mode is None:
-            logger.warn('render() shows nothing without render_mode="ansi"')
-            return None
-        if self._window is None:
-            raise ResetNeeded("there is nothing to show yet; call reset() first")
-        shares = self.layout.row_shares(self._shares).mean(axis=1)
-        figures = self.layout.rows_of(self._figures)
-        steps = self.layout.per_row(self._elapsed)
-        return tuple(
-            text_line(steps[row], shares[row], {name: v[row] for name, v in figures.items()})
-            for row in range(self.num_envs)
-        )
+        return self._tell(resting, self._advance(targets, resting))
 
     def set_autoreset_mode(self, mode: AutoresetMode | str) -> None:
         """Choose another autoreset mode, as long as no episode has begun.
@@ -304,6 +267,29 @@ class EmbKvVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
             )
         return self._ended
 
+    def _advance(self, targets: Floats, resting: Mask) -> Floats:
+        """Simulate a window; clusters that rest are reset instead.
+
+        Args:
+            targets: (B, M) EMB shares that are asked for.
+            resting: (B,) what :meth:`_resting` said.
+
+        Returns:
+            (B, M) the shares that were in force before.
+        """
+        running, before, some_rest = ~resting, self._shares, bool(resting.any())
+        moved = move(self.scenario.episode, before, targets)
+        self._shares = np.where(running[:, None], moved, before) if some_rest else moved
+        self.telemetry = self.simulator.step(self._shares, running if some_rest else None)
+        self.previous_share = before
+        self._window = self.telemetry
+        self._elapsed += running
+        self._observer.follow(self._window, running)
+        if some_rest:
+            self._begin(resets.Chosen(resting))
+        self._ended = self._elapsed >= self.scenario.episode.steps
+        return before
+
     def _generator(self, cluster: int) -> np.random.Generator:
         known = self._generators[cluster]
         if known is None:
@@ -326,21 +312,3 @@ class EmbKvVectorEnv(VectorEnv[Observations, NDArray[Any], NDArray[Any]]):
         self._ended = self._ended & ~fresh
         self._window = resets.with_warm_up(self.simulator, self._window, fresh)
         self._observer.start(self._window, fresh)
-
-    def _observe(self) -> Observations:
-        assert self._window is not None
-        seen = self._observer.observe(self._window, self._shares)
-        return seen.reshape(self.observation_space.shape or ())
-
-    def _values(self, fresh: Mask, before: Floats) -> tuple[Values, Floats]:
-        """Infos and reward of every row; ``fresh`` clusters have taken no decision yet."""
-        assert self._window is not None
-        some_fresh = bool(fresh.any())
-        if some_fresh:
-            before = np.where(fresh[:, None], self._shares, before)
-        self._figures = window_metrics(self.scenario, self._window, before)
-        terms = self._reward.terms(self._window, self._figures)
-        if some_fresh:
-            rows = self.layout.per_row(fresh)
-            terms = {name: np.where(rows, 0.0, term) for name, term in terms.items()}
-        return {**self.layout.rows_of(self._figures), **term_values(terms)}, total(terms)

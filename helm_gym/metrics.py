@@ -99,13 +99,29 @@ def window_metrics(
     Returns:
         A (B,) array for every name in :data:`METRICS`.
     """
-    shares, seconds = telemetry.node[:, :, Node.SHARE], scenario.episode.step_s
-    sums, nodes = telemetry.total, scenario.nodes
-    return _figures(sums, telemetry.cluster, shares, previous_share, nodes, seconds)
+    seconds = np.full(len(telemetry.node), scenario.episode.step_s)
+    return cluster_metrics(telemetry, previous_share, seconds)
+
+
+def cluster_metrics(
+    telemetry: Telemetry, previous_share: Floats, seconds: Floats
+) -> dict[str, Floats]:
+    """:func:`window_metrics` of clusters whose windows may differ in length.
+
+    Args:
+        telemetry: what the windows reported.
+        previous_share: (B, M) EMB shares in force before the windows' decisions.
+        seconds: (B,) length of each.
+    """
+    # In one piece, so that the kernel is compiled for one layout in memory.
+    shares = np.ascontiguousarray(telemetry.node[:, :, Node.SHARE])
+    cluster = np.ascontiguousarray(telemetry.cluster)
+    nodes = shares.shape[1]
+    return _figures(telemetry.total, cluster, shares, previous_share, nodes, seconds)
 
 
 def _figures(
-    sums: Floats, cluster: Floats, shares: Floats, before: Floats, nodes: int, seconds: float
+    sums: Floats, cluster: Floats, shares: Floats, before: Floats, nodes: int, seconds: Floats
 ) -> dict[str, Floats]:
     """Every name of :data:`METRICS` from sums over nodes.
 
@@ -115,13 +131,28 @@ def _figures(
         shares: (B, K) EMB shares of which |shares - before| adds up to the amount moved.
         before: (B, K) what they were.
         nodes: M.
-        seconds: of time.
+        seconds: (B,) of time.
     """
     table = np.empty((len(_FORMULAS), len(sums)))
+    _tabulate_rows(sums, cluster, shares, before, nodes, seconds, _PLAN, table)
+    return dict(zip(METRICS, table, strict=True))
+
+
+@kernel
+def _tabulate_rows(
+    sums: Floats,
+    cluster: Floats,
+    shares: Floats,
+    before: Floats,
+    nodes: float,
+    seconds: Floats,
+    plan: Floats,
+    table: Floats,
+) -> None:
+    """:func:`_tabulate` for every row, in one call from Python."""
     for row in range(len(sums)):
         moved = _distance(shares[row], before[row])
-        _tabulate(sums[row], cluster[row], moved, nodes, seconds, _PLAN, table[:, row])
-    return dict(zip(METRICS, table, strict=True))
+        _tabulate(sums[row], cluster[row], moved, nodes, seconds[row], plan, table[:, row])
 
 
 @kernel
@@ -239,7 +270,7 @@ class EpisodeMetrics:
         seconds = self.windows * self.scenario.episode.step_s
         moved, nowhere = np.array([[self._moved]]), np.zeros((1, 1))
         nodes = self.scenario.nodes
-        own = _figures(sums[None], cluster[None], moved, nowhere, nodes, seconds)
+        own = _figures(sums[None], cluster[None], moved, nowhere, nodes, np.array([seconds]))
         return {name: float(value[0]) for name, value in own.items()}
 
 

@@ -16,6 +16,7 @@ import math
 import sys
 import zlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from helm_gym.files import replacing
 
 FORMAT = "helm_gym state 1"
 LARGE = 1 << 20  # bytes from which an array is deflated
+THREADS = 2  # that deflate; what is written does not depend on it
 DENSEST = 64  # times that a deflated array may grow when it is read, which bounds the memory
 DTYPES = frozenset(
     "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split()
@@ -50,7 +52,8 @@ def write_state(path: Path, tree: Mapping[str, Any]) -> None:
 
     arrays: list[Array] = []
     packed = _pack(tree, arrays)
-    stored = [_deflated(array) for array in arrays]
+    with ThreadPoolExecutor(THREADS) as pool:  # deflating releases the GIL
+        stored = list(pool.map(_deflated, arrays))
     shapes = {
         number: [array.dtype.name, array.shape]
         for number, array in enumerate(arrays)

@@ -61,10 +61,11 @@ def window_values(infos: Mapping[str, Any]) -> Iterator[tuple[str, NDArray[np.fl
     for name in dict.fromkeys((*infos, *final)):
         if name.startswith("_") or name in {"final_info", "final_obs"}:
             continue
-        parts = [_present(infos, name, ~ended), _present(final, name, ended)]
+        values = _present(infos, name, ~ended)
+        if final:
+            values = np.concatenate([values, _present(final, name, ended)])
         term = name.removeprefix(TERM_PREFIX)
-        logged = f"serving/{name}" if term == name else f"reward/{term}"
-        yield logged, np.concatenate(parts)
+        yield f"serving/{name}" if term == name else f"reward/{term}", values
 
 
 def _present(infos: Mapping[str, Any], name: str, rows: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
-from helm_gym.agents.sb3_vec_env import Sb3VecEnv
+from helm_gym.agents.sb3_vec_env import Sb3VecEnv, row_info, rows_info
 from helm_gym.errors import ConfigError
 
 ROWS = 5
@@ -275,3 +275,16 @@ def test_step_wait_without_actions_is_refused() -> None:
     env.reset()
     with pytest.raises(ConfigError, match="step_async"):
         env.step_wait()
+
+
+@pytest.mark.parametrize("lacks", [None, 2, 3])
+def test_infos_of_many_rows_are_those_of_each(lacks: int | None) -> None:
+    """Whether all rows have all keys, or one that is asked for, or another one, lacks a key."""
+    numbers = np.arange(10.0)
+    mask = np.arange(5) != lacks
+    everyone = np.ones(5, np.bool_)
+    infos = {"a": numbers[:5], "_a": mask, "b": numbers[5:], "_b": everyone, "_own": numbers[:5]}
+    infos |= {"final_obs": np.full(5, None, object), "_final_obs": everyone}
+    assert rows_info(infos, [0, 2, 4]) == [row_info(infos, row) for row in (0, 2, 4)]
+    assert rows_info(infos, []) == []
+    assert rows_info({}, [1]) == [{}]

@@ -27,6 +27,7 @@ from helm_gym.agents.training.hyperparameters import (
 from helm_gym.agents.training.monitor import Watch
 from helm_gym.agents.training.plan import Plan
 from helm_gym.agents.training.sb3.exploration import CoherentPolicy
+from helm_gym.agents.training.sb3.learning import OPTIMIZER, ChoicePpo
 from helm_gym.errors import ConfigError
 
 S = TypeVar("S", bound=Settings)
@@ -73,16 +74,18 @@ class Ppo(Algorithm):
     )  # fmt: skip
 
     def make(self, plan: Plan, env: VecEnv) -> Any:
-        """SB3's PPO."""
+        """SB3's PPO, learning as :class:`ChoicePpo` does where that can be."""
         settings = _of(Hyperparameters, plan)
         arguments = _ppo_arguments(plan, settings, env)
+        kind = ChoicePpo if settings.action == "choice" else PPO
+        arguments["policy_kwargs"]["optimizer_kwargs"] = OPTIMIZER
         if not settings.coherence:
-            return PPO("MlpPolicy", env, **arguments)
+            return kind("MlpPolicy", env, **arguments)
         arguments["policy_kwargs"] |= {
             "nodes": plan.scenario.nodes,
             "coherence": settings.coherence,
         }
-        return PPO(CoherentPolicy, env, **arguments)
+        return kind(CoherentPolicy, env, **arguments)
 
     def play_round(self, model: Any, env: VecEnv, watch: Watch, settings: Settings) -> None:
         """One rollout and one update."""
