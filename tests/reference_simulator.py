@@ -110,6 +110,7 @@ class Twin:
         own, books = scenario.router.books_own, ("sglang_like", "dynamo_like", "foresight")
         self.books = scenario.router.name in books if own is None else own
         self.history = low.users["history"].tolist()
+        self.drawn = list(self.history) if scenario.workload.keeps_histories() else None
         self.last_seen = [-math.inf] * len(self.history)
         self.evicted: dict[int, tuple[int, int]] = {}  # user -> (node, its clock)
         self.turn = 0
@@ -355,7 +356,7 @@ class Twin:
         node.kv[user] = tokens
         node.kv.move_to_end(user)
         self._evict(node)
-        node.inserted += grown
+        node.inserted += max(grown, 0)
 
     def _note_ghost(self, index: int, user: int, saved_gpu: float, saved_bytes: float) -> None:
         """A miss on node ``index``; one eviction explains one miss."""
@@ -624,6 +625,8 @@ class Twin:
         time, user, group, surface, first = asked
         longest = int(self.scenario.hardware.model.max_history.value)
         fresh = self._new_items()
+        if self.drawn and asked.first:
+            self.history[user] = self.drawn[user]
         history = self.history[user] = min(self.history[user] + fresh, longest)
         fresh = min(fresh, history)
         candidates = int(self.scenario.workload.surfaces[surface].candidates.value)

@@ -13,7 +13,6 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from helm_gym.config.scenario import Scenario
-from helm_gym.config.workload import Burst
 from helm_gym.seeding import Stream
 from helm_gym.sim.lowering import Lowered
 
@@ -84,7 +83,6 @@ class Source:
             for rates in self.schedule.rate.tolist()
         ]
         self.starts = [sum(starts) for starts in self.starts_by_surface]
-        self.burst = work.regime if isinstance(work.regime, Burst) else None
         self.cv, self.sigma = work.session_start_cv.value, profile.activity_sigma.value
         self.regular, self.groups = int(work.users.value), low.users["group"].tolist()
         self.burst_group = int(profile.popularity.interest_groups.value)
@@ -124,17 +122,18 @@ class Source:
             surface += 1
         return surface
 
-    def _user(self, time: float) -> tuple[int, int]:
+    def _user(self, time: float, surface: int) -> tuple[int, int]:
         quantile = NORMAL.cdf(self.draws.normal(Stream.USER) + self.sigma)
         user = min(int(quantile * self.regular), self.regular - 1)
         group = self.groups[user]
-        excess = self.schedule.excess[self._cell(time)]
+        cell = self._cell(time)
+        excess = self.schedule.excess[cell][surface]
         if excess > 0.0 and self.draws.uniform(Stream.BURST) < excess:
-            if self.draws.uniform(Stream.BURST) < self.burst.new_user_share.value:
+            if self.draws.uniform(Stream.BURST) < self.schedule.newcomers[cell]:
                 newcomers = len(self.groups) - self.regular
                 user = self.regular + int(self.draws.uniform(Stream.BURST) * newcomers)
                 group = self.groups[user]
-            if self.draws.uniform(Stream.BURST) < self.burst.hot_item_share.value:
+            if self.draws.uniform(Stream.BURST) < self.schedule.hot_items[cell]:
                 group = self.burst_group
         return user, group
 
@@ -157,7 +156,7 @@ class Source:
                 self._file(time, user, group, surface, left - 1)
             return Asked(time, user, group, surface, False)
         surface = self._surface(time)
-        user, group = self._user(time)
+        user, group = self._user(time, surface)
         law = self.lengths[surface]
         draw = law.log_mean.value + law.log_sigma.value * self.draws.normal(Stream.LENGTH)
         left = math.ceil(math.exp(draw))

@@ -95,6 +95,27 @@ REGIMES: dict[str, dict[str, Any]] = {
         "off_s": [1, 1],
         "cycles": 2,
     },
+    "course": {
+        "kind": "course",
+        "stretches": [
+            {"duration_s": 1, "mix": {"A": 1}, "capacity_rps_per_node": 190, "ramp_s": 1},
+            {"duration_s": 1, "mix": {"B": 1}, "capacity_rps_per_node": 110, "load": 0.8},
+            {
+                "duration_s": 1,
+                "mix": {"A": 1, "B": 1},
+                "capacity_rps_per_node": 150,
+                "ramp_s": 0.5,
+                "rush": {"surface": "A", "part": 0.4, "who": "newcomers"},
+            },
+            {
+                "duration_s": 1,
+                "mix": {"B": 1},
+                "capacity_rps_per_node": 120,
+                "rush": {"surface": "B", "part": 0.5, "who": "hot_items"},
+            },
+        ],
+        "crowd": {"hot_shards": 0.1},
+    },
 }
 
 

@@ -108,6 +108,27 @@ class Surface(Frozen):
     session_length: LogNormal | None = None  # in place of the profile's
 
 
+class Crowd(Frozen):
+    """Who comes in bursts beyond the regular users, and for what; assumed, so sweep it."""
+
+    # The shards that a burst's hot items live in, and the part of its look-ups that go there.
+    hot_shards: Annotated[Number, within(0, 0.75)] = Field(
+        default_factory=lambda: assumed(0.02, 0.002, 0.1)
+    )
+    hot_focus: Fraction = Field(default_factory=lambda: assumed(0.9, 0.5, 1.0))
+    newcomers: Annotated[Factor, within(1e-6, 1e3)] = Field(
+        default_factory=lambda: assumed(0.5, 0.1, 2.0, why="users beyond the regular ones, per one")
+    )
+
+
+class Rush(Frozen):
+    """Sessions that a phase brings on one surface beyond those that come anyway."""
+
+    surface: str
+    part: float = Field(gt=0, lt=1)  # of the phase's requests
+    who: Literal["regular", "newcomers", "hot_items"]
+
+
 class Phase(Frozen):
     """A stretch of time with one surface mix and one load."""
 
@@ -115,6 +136,14 @@ class Phase(Frozen):
     mix: dict[str, Share]
     # Of the best static share in this mix alone; phases are loaded in proportion to it.
     capacity_rps_per_node: RatePerNode | None = None
+
+
+class Stretch(Phase):
+    """A phase of a course; ``mix`` is of those who come anyway, the capacity of all."""
+
+    load: float = Field(default=1.0, ge=1e-6, le=100)  # of the workload's load
+    ramp_s: float = Field(default=0.0, ge=0, le=1e6)  # to the next stretch, at this one's end
+    rush: Rush | None = None
 
 
 class Steady(Frozen):
@@ -146,6 +175,25 @@ class Phases(Frozen):
         return self
 
 
+class Course(Frozen):
+    """Stretches in turn, repeated for ever: the one mechanism for streams whose optimum moves.
+
+    A drift is a ramp as long as its stretch, a flip has none, a burst is a stretch with a rush.
+    """
+
+    kind: Literal["course"] = "course"
+    stretches: tuple[Stretch, ...] = Field(min_length=1, max_length=1000)
+    crowd: Crowd = Field(default_factory=Crowd)  # of all rushes
+    # What a user's history does: it is what the profile drew for the user again whenever a session
+    # begins, as where a service keeps so many items of everyone, or it grows with every item.
+    histories: Literal["kept", "grow"] = "kept"
+
+    @model_validator(mode="after")
+    def _period(self) -> Course:
+        _short_enough(sum(stretch.duration_s for stretch in self.stretches))
+        return self
+
+
 class Trend(Frozen):
     """The profile's hourly table, ``speedup`` times faster than the clock."""
 
@@ -168,7 +216,7 @@ Between = Annotated[tuple[Duration, Duration], AfterValidator(_ordered)]
 """Shortest and longest duration (s), drawn uniformly; a second at the least."""
 
 
-class Burst(Frozen):
+class Burst(Crowd):
     """Stretches of ``amplitude`` times the base rate; what they bring is assumed, so sweep it."""
 
     kind: Literal["burst"] = "burst"
@@ -178,14 +226,6 @@ class Burst(Frozen):
     cycles: int = Field(default=8, gt=0, le=10_000)
     new_user_share: Fraction = Field(default_factory=lambda: assumed(0.5, 0.0, 1.0))
     hot_item_share: Fraction = Field(default_factory=lambda: assumed(0.5, 0.0, 1.0))
-    # The shards that a burst's hot items live in, and the part of its look-ups that go there.
-    hot_shards: Annotated[Number, within(0, 0.75)] = Field(
-        default_factory=lambda: assumed(0.02, 0.002, 0.1)
-    )
-    hot_focus: Fraction = Field(default_factory=lambda: assumed(0.9, 0.5, 1.0))
-    newcomers: Annotated[Factor, within(1e-6, 1e3)] = Field(
-        default_factory=lambda: assumed(0.5, 0.1, 2.0, why="users beyond the regular ones, per one")
-    )
 
     @model_validator(mode="after")
     def _period(self) -> Burst:
@@ -222,7 +262,7 @@ class Replay(Frozen):
         return self
 
 
-Regime = Annotated[Steady | Phases | Trend | Burst, Field(discriminator="kind")]
+Regime = Annotated[Steady | Phases | Trend | Burst | Course, Field(discriminator="kind")]
 
 
 def _load_profile(reference: Any) -> Profile:
@@ -261,6 +301,10 @@ class Workload(Frozen):
         mixes = [self.mix] if self.mix else []
         if isinstance(self.regime, Phases):
             mixes += [phase.mix for phase in self.regime.phases]
+        if isinstance(self.regime, Course):
+            mixes += [stretch.mix for stretch in self.regime.stretches]
+            rushes = (stretch.rush for stretch in self.regime.stretches)
+            mixes += [{rush.surface: 1.0} for rush in rushes if rush is not None]
         if isinstance(self.regime, Trend) and self.regime.mix_end is not None:
             mixes.append(self.regime.mix_end)
         for mix in mixes:
@@ -270,6 +314,19 @@ class Workload(Frozen):
     def base_mix(self) -> dict[str, float]:
         """Share of requests on each surface, in the order of ``surfaces``; sums to 1."""
         return self.normalised(self.mix or {surface.name: 1.0 for surface in self.surfaces})
+
+    def crowd(self) -> Crowd | None:
+        """Who comes beyond the regular users; None if nobody ever does."""
+        regime = self.regime
+        if isinstance(regime, Burst):
+            return regime
+        if isinstance(regime, Course) and any(stretch.rush for stretch in regime.stretches):
+            return regime.crowd
+        return None
+
+    def keeps_histories(self) -> bool:
+        """Whether a session begins with the history that the profile drew for its user."""
+        return isinstance(self.regime, Course) and self.regime.histories == "kept"
 
     def normalised(self, mix: dict[str, float]) -> dict[str, float]:
         """Complete a mix with zeros and scale it to a sum of 1."""

@@ -74,8 +74,10 @@ def draw_surface(arrivals: Arrivals, source: Source, time: float) -> int:
 
 
 @inlined
-def draw_user(arrivals: Arrivals, users: Array, source: Source, time: float) -> tuple[int, int]:
-    """User and interest group of a session that starts at ``time``.
+def draw_user(
+    arrivals: Arrivals, users: Array, source: Source, time: float, surface: int
+) -> tuple[int, int]:
+    """User and interest group of a session that starts at ``time`` on a surface.
 
     Activity is lognormal over users, so the user of a random session has a size-biased quantile.
     """
@@ -83,13 +85,14 @@ def draw_user(arrivals: Arrivals, users: Array, source: Source, time: float) -> 
     z = normal_quantile(uniform(arrivals.rng, Stream.USER)) + source.activity_sigma
     user = min(int(normal_cdf(z) * n_regular), n_regular - 1)
     group = users[user].group
-    excess = source.excess[cell(source, time)]
+    now = cell(source, time)
+    excess = source.excess[now, surface]
     if excess > 0.0 and uniform(arrivals.rng, Stream.BURST) < excess:
-        if uniform(arrivals.rng, Stream.BURST) < source.new_user_share:
+        if uniform(arrivals.rng, Stream.BURST) < source.newcomers[now]:
             n_new = users.size - n_regular
             user = n_regular + min(int(uniform(arrivals.rng, Stream.BURST) * n_new), n_new - 1)
             group = users[user].group
-        if uniform(arrivals.rng, Stream.BURST) < source.hot_item_share:
+        if uniform(arrivals.rng, Stream.BURST) < source.hot_items[now]:
             group = source.burst_group
     return user, group
 
@@ -221,7 +224,7 @@ def _begin_session(
         arrivals.tally[Count.LOG_POSITION] += 1
         draw_start(arrivals, source)
         return user, users[user].group, surface, source.log_first[row] == 1
-    user, group = draw_user(arrivals, users, source, time)
+    user, group = draw_user(arrivals, users, source, time, surface)
     left = draw_length(arrivals, source, surface)
     arrivals.tally[Count.LOG_POSITION] += 1
     draw_start(arrivals, source)

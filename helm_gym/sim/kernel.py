@@ -124,7 +124,10 @@ def serve(
     cache, cost, source = params.cache, params.cost, params.source
     owner = state.users[user]
     fresh = new_items(state.arrivals.rng, source.new_items)
-    history = min(owner.history + fresh, cache.max_history)
+    before = owner.history
+    if first and source.kept.size > 0:
+        before = source.kept[user]
+    history = min(before + fresh, cache.max_history)
     fresh = min(fresh, history)
     hot = time - owner.last_seen <= params.routing.hot_user_s
     owner.history = history

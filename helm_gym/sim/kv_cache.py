@@ -229,5 +229,5 @@ def store(
     kv.entry[entry].blocks = need
     kv.entry[entry].tokens = tokens
     kv.used[node] += grown
-    kv.inserted[node] += grown
+    kv.inserted[node] += max(grown, 0)  # a history that is kept short gives blocks back
     return evicted

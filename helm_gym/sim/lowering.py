@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from helm_gym.config.quantity import Quantity
 from helm_gym.config.routers import KV_ROUTERS, RouterId
 from helm_gym.config.scenario import Scenario
-from helm_gym.config.workload import Burst, Gap, LogNormal, Surface, Trend
+from helm_gym.config.workload import Crowd, Gap, LogNormal, Surface, Trend
 from helm_gym.errors import ConfigError
 from helm_gym.seeding import N_STREAMS
 from helm_gym.sim.layout import USER, Array, Sizes, buffer_bytes
@@ -25,7 +24,7 @@ from helm_gym.workload.regimes import Schedule, build_schedule
 from helm_gym.workload.replay import ReplayLog, load_replay
 from helm_gym.workload.session_laws import mean_gap, mean_length
 
-NO_BURST = Burst(amplitude=Quantity(value=1.0))
+NOBODY = Crowd()  # whose hot items nobody asks for
 ENTRY_MARGIN = 3.0  # KV entries over what the pool holds at the mean history length
 CHANGES = 1 << 14  # of residency that are noted one by one; 32 nodes make half as many in 0.5 s
 MOST_BYTES = 64e9  # of one cluster's state
@@ -56,6 +55,9 @@ def lower(scenario: Scenario) -> Lowered:
     sizes = _sizes(scenario, params, _user_count(scenario, log), session_s, concurrency)
     _refuse_large_state(sizes)
     users = _users(scenario, source.regular_users, log, rng)
+    if scenario.workload.keeps_histories() and (log is None or log.user is None):
+        kept = np.ascontiguousarray(users["history"])
+        params = params._replace(source=source._replace(kept=kept))
     return Lowered(params, sizes, users, schedule, session_s)
 
 
@@ -104,10 +106,9 @@ def _cache(scenario: Scenario, log: ReplayLog | None, rng: np.random.Generator) 
     if log is not None and log.weights is not None:
         now = later = log.weights
     else:
-        regime = scenario.workload.regime
-        burst = regime if isinstance(regime, Burst) else NO_BURST
-        now = group_weights(law, emb.shards, rng, burst)
-        later = group_weights(law, emb.shards, rng, burst)
+        crowd = scenario.workload.crowd() or NOBODY
+        now = group_weights(law, emb.shards, rng, crowd)
+        later = group_weights(law, emb.shards, rng, crowd)
     weights, by_group = readout_weights(now, later)
     block_tokens = int(kv.block_tokens.value)
     block_bytes = block_tokens * model.kv_bytes_per_token
@@ -162,10 +163,8 @@ def _entries(scenario: Scenario, log: ReplayLog | None, blocks: float) -> int:
 def _user_count(scenario: Scenario, log: ReplayLog | None) -> int:
     if log is not None and log.user is not None:
         return log.n_users
-    regular, regime = int(scenario.workload.users.value), scenario.workload.regime
-    return regular + (
-        math.ceil(regime.newcomers.value * regular) if isinstance(regime, Burst) else 0
-    )
+    regular, crowd = int(scenario.workload.users.value), scenario.workload.crowd()
+    return regular + (math.ceil(crowd.newcomers.value * regular) if crowd else 0)
 
 
 def _routing(scenario: Scenario, cost: Cost) -> Routing:
@@ -259,20 +258,19 @@ def _source(
     starts = by_surface.sum(axis=1)
     mix = by_surface / np.maximum(starts, 1e-300)[:, None]
     durations = (lengths - 1.0) * gaps
-    regime = workload.regime
-    burst = regime if isinstance(regime, Burst) else None
     source = Source(
         cell_s=schedule.cell_s,
         starts=starts,
         mix=np.cumsum(mix, axis=1),
         excess=schedule.excess,
+        newcomers=schedule.newcomers,
+        hot_items=schedule.hot_items,
         start_cv=workload.session_start_cv.value,
         regular_users=int(workload.users.value),
         activity_sigma=profile.activity_sigma.value,
-        new_user_share=burst.new_user_share.value if burst else 0.0,
-        hot_item_share=burst.hot_item_share.value if burst else 0.0,
         burst_group=int(profile.popularity.interest_groups.value),
         new_items=profile.new_items_per_request.value,
+        kept=np.zeros(0, np.int32),
         drift_rate=_drift_rate(scenario),
         bucket_s=ENTRIES_PER_BUCKET / max(1.0, float(starts.max() * lengths.max())),
         candidates=np.array([int(s.candidates.value) for s in workload.surfaces]),

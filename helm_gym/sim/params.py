@@ -82,14 +82,15 @@ class Source(NamedTuple):
     cell_s: float
     starts: Array  # (T,) f8 session starts per second
     mix: Array  # (T, F) f8 cumulative surface shares
-    excess: Array  # (T,) f8 part of the starts that belongs to a burst
+    excess: Array  # (T, F) part of a surface's starts that belongs to a burst
+    newcomers: Array  # (T,) part of those that are not by regular users
+    hot_items: Array  # (T,) part of those that are for the hot items
     start_cv: float
     regular_users: int  # users beyond these come only in bursts
     activity_sigma: float
-    new_user_share: float
-    hot_item_share: float
     burst_group: int  # interest group of sessions that come for a burst's hot items
     new_items: float
+    kept: Array  # (U,) i4 history of every user when a session begins; (0,) if histories grow
     drift_rate: float  # 1/s; 0 without drift
     bucket_s: float
     candidates: Array  # (F,) i8

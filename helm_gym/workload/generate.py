@@ -21,8 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from helm_gym.config.quantity import Quantity
-from helm_gym.config.workload import Burst, Gap, LogNormal, Popularity, Profile
+from helm_gym.config.workload import Crowd, Gap, LogNormal, Popularity, Profile
 from helm_gym.errors import ConfigError
 from helm_gym.files import replacing
 from helm_gym.workload.logs import InteractionLog
@@ -199,8 +198,7 @@ def _draw_items(
     """
     items = int(law.catalogue_items.value)
     shards = min(shards, items)
-    no_burst = Burst(amplitude=Quantity(value=1.0))
-    groups = balanced(group_weights(law, shards, rng, no_burst)[:-1], shard_mass(law, shards))
+    groups = balanced(group_weights(law, shards, rng, Crowd())[:-1], shard_mass(law, shards))
     group = rng.integers(0, len(groups), users)[user]
     # One search for all groups: the cumulated law of group g runs from g to g + 1.
     ends = np.cumsum(groups, axis=1)

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from helm_gym.config.workload import Burst, Popularity
+from helm_gym.config.workload import Crowd, Popularity
 from helm_gym.errors import ConfigError
 
 HOTTEST = 20  # shards that HELM's score looks at
@@ -53,7 +53,7 @@ def _ranking(
 
 
 def group_weights(
-    law: Popularity, shards: int, rng: np.random.Generator, burst: Burst
+    law: Popularity, shards: int, rng: np.random.Generator, crowd: Crowd
 ) -> NDArray[np.float64]:
     """Look-up probabilities of every interest group, the last row being the burst's.
 
@@ -61,7 +61,7 @@ def group_weights(
         law: how popular items are.
         shards: equal runs of ranks.
         rng: draws the groups' rankings and the burst's hot shards.
-        burst: how narrow its interest is.
+        crowd: how narrow the interest in hot items is.
 
     Returns:
         (groups + 1, shards); every row sums to 1.
@@ -72,8 +72,8 @@ def group_weights(
         own * _ranking(mass, spread, rng) + (1.0 - own) * mass
         for _ in range(int(law.interest_groups.value))
     ]
-    hot, focus = np.zeros(shards), burst.hot_focus.value
-    n_hot = max(1, int(burst.hot_shards.value * shards))
+    hot, focus = np.zeros(shards), crowd.hot_focus.value
+    n_hot = max(1, int(crowd.hot_shards.value * shards))
     chosen = rng.choice(np.arange(shards // 4, shards), n_hot, False)
     hot[chosen] = 1.0 / chosen.size
     rows.append(focus * hot + (1.0 - focus) * mass)

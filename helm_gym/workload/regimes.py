@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from helm_gym.config.workload import Burst, Phases, Steady, Trend, Workload
+from helm_gym.config.workload import Burst, Course, Phases, Steady, Stretch, Trend, Workload
 from helm_gym.errors import ConfigError
 
 Floats = NDArray[np.float64]
@@ -20,7 +21,9 @@ class Schedule:
 
     cell_s: float
     rate: Floats  # (T, F) requests/s of each surface over the scenario's base rate
-    excess: Floats  # (T,) part of the session starts that a burst adds
+    excess: Floats  # (T, F) part of each surface's session starts that a burst adds
+    newcomers: Floats  # (T,) part of those that are not by regular users
+    hot_items: Floats  # (T,) part of those that are for the hot items
 
     @property
     def period_s(self) -> float:
@@ -33,6 +36,8 @@ def build_schedule(workload: Workload, rng: np.random.Generator) -> Schedule:
     regime = workload.regime
     if isinstance(regime, Phases):
         return _phases(workload, regime)
+    if isinstance(regime, Course):
+        return _course(workload, regime.stretches)
     if isinstance(regime, Trend):
         return _trend(workload, regime)
     if isinstance(regime, Burst):
@@ -47,33 +52,69 @@ def _row(workload: Workload, mix: dict[str, float]) -> Floats:
 
 def _constant(workload: Workload, period_s: float, rate: Floats) -> Schedule:
     row = _row(workload, workload.base_mix())
-    return Schedule(period_s / rate.size, rate[:, None] * row, np.zeros(rate.size))
+    return _without_rush(period_s / rate.size, rate[:, None] * row)
+
+
+def _without_rush(cell_s: float, rate: Floats) -> Schedule:
+    nobody = np.zeros(len(rate))
+    return Schedule(cell_s, rate, np.zeros_like(rate), nobody, nobody)
 
 
 def _phases(workload: Workload, regime: Phases) -> Schedule:
-    """Phases in proportion to their own capacities; each surface's rate ramps to the next.
+    """Phases as stretches, all with the same ramp."""
+    ramp_s = min(regime.ramp_s, *(phase.duration_s for phase in regime.phases))
+    return _course(
+        workload, [Stretch(**phase.model_dump(), ramp_s=ramp_s) for phase in regime.phases]
+    )
+
+
+def _course(workload: Workload, stretches: Sequence[Stretch]) -> Schedule:
+    """Stretches in proportion to their own capacities; each surface's rate ramps to the next.
 
     Ramping the rates of surfaces, not rate and mix apart, keeps the load of a ramp between the
-    loads of its ends: half of one phase's requests plus half of the other's.
+    loads of its ends: half of one stretch's requests plus half of the other's.
     """
-    durations = np.array([phase.duration_s for phase in regime.phases])
-    own = [p.capacity_rps_per_node or workload.capacity_rps_per_node for p in regime.phases]
+    durations = np.array([stretch.duration_s for stretch in stretches])
+    own = [s.capacity_rps_per_node or workload.capacity_rps_per_node for s in stretches]
     rates = np.array([quantity.value for quantity in own])
-    rates /= rates.max()  # the scenario's capacity is that of the busiest phase
-    mixes = np.stack([_row(workload, phase.mix) for phase in regime.phases])
+    rates /= rates.max()  # the scenario's capacity is that of the busiest stretch
+    rates *= np.array([stretch.load for stretch in stretches])
+    levels = np.stack([_level(workload, stretch) for stretch in stretches])  # (P, 4, F)
+    levels *= rates[:, None, None]
     ends = np.cumsum(durations)
     times = np.arange(0.5, np.floor(ends[-1]))  # middles of 1-s cells
     current = np.searchsorted(ends, times, side="right")
     following = (current + 1) % len(rates)
-    ramp = min(regime.ramp_s, float(durations.min()))
-    ahead = (
-        np.clip(1.0 - (ends[current] - times) / ramp, 0.0, 1.0)
-        if ramp > 0
-        else np.zeros(times.size)
+    ramp = np.minimum([stretch.ramp_s for stretch in stretches], durations)[current]
+    ahead = np.zeros(times.size)
+    on = ramp > 0
+    ahead[on] = np.clip(1.0 - (ends[current] - times)[on] / ramp[on], 0.0, 1.0)
+    part = ahead[:, None, None]
+    level = (1 - part) * levels[current] + part * levels[following]
+    rate, excess = level[:, 0], level[:, 1]
+    added = excess.sum(axis=1)
+    return Schedule(
+        1.0, rate, _part(excess, rate), *(_part(level[:, k].sum(axis=1), added) for k in (2, 3))
     )
-    levels = rates[:, None] * mixes
-    rate = (1 - ahead)[:, None] * levels[current] + ahead[:, None] * levels[following]
-    return Schedule(1.0, rate, np.zeros(times.size))
+
+
+def _level(workload: Workload, stretch: Stretch) -> Floats:
+    """(4, F) of all requests: all, those of the rush, of these by newcomers, and for hot items."""
+    level = np.zeros((4, len(workload.surfaces)))
+    level[0] = _row(workload, stretch.mix)
+    rush = stretch.rush
+    if rush is not None:
+        added = rush.part * _row(workload, {rush.surface: 1.0})
+        level[0] = (1.0 - rush.part) * level[0] + added
+        level[1] = added
+        level[2] = added if rush.who == "newcomers" else 0.0
+        level[3] = added if rush.who == "hot_items" else 0.0
+    return level
+
+
+def _part(part: Floats, whole: Floats) -> Floats:
+    """``part / whole``; 0 of nothing."""
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0.0)
 
 
 def _trend(workload: Workload, regime: Trend) -> Schedule:
@@ -91,7 +132,7 @@ def _trend(workload: Workload, regime: Trend) -> Schedule:
             f"{regime.start_hour:g} h on; choose another span"
         )
     mix = (1 - progress)[:, None] * start + progress[:, None] * end
-    return Schedule(1.0, (rate / rate.max())[:, None] * mix, np.zeros(seconds))
+    return _without_rush(1.0, (rate / rate.max())[:, None] * mix)
 
 
 def _burst(workload: Workload, regime: Burst, rng: np.random.Generator) -> Schedule:
@@ -104,4 +145,11 @@ def _burst(workload: Workload, regime: Burst, rng: np.random.Generator) -> Sched
     rate = np.array(cells)
     schedule = _constant(workload, float(rate.size), rate)
     excess = np.maximum(0.0, rate - 1.0) / rate
-    return Schedule(schedule.cell_s, schedule.rate, excess)
+    every = np.ones(rate.size)
+    return Schedule(
+        schedule.cell_s,
+        schedule.rate,
+        np.repeat(excess[:, None], schedule.rate.shape[1], axis=1),
+        regime.new_user_share.value * every,
+        regime.hot_item_share.value * every,
+    )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helm_gym.config.scenario import Scenario
-from helm_gym.config.workload import Burst, Replay
+from helm_gym.config.workload import Replay
 from helm_gym.errors import ConfigError, LogError
 from helm_gym.workload.logs import InteractionLog, read_arrivals, read_interactions
 from helm_gym.workload.overlay import overlay
@@ -66,10 +66,10 @@ def load_replay(scenario: Scenario, rng: np.random.Generator) -> ReplayLog:
     replay = scenario.workload.replay
     if replay is None:
         raise ConfigError("workload.replay is not set, so there is no log to load")
-    if isinstance(scenario.workload.regime, Burst):
+    if scenario.workload.crowd() is not None:
         raise ConfigError(
-            "workload.regime burst adds requests of its own, but workload.replay leaves their "
-            "instants to the log; use regime steady, or phases or trend for their surface mixes"
+            "workload.regime: a burst or a rush adds requests of its own, but workload.replay "
+            "leaves their instants to the log; use regime steady, or a course without rushes"
         )
     if replay.kind == "arrivals":
         return _load_arrivals(scenario, replay)

@@ -117,10 +117,10 @@ class Drawing:
         draw = arrivals.draw_gap
         return np.array([draw(self.arrivals, self.source, surface) for _ in range(n)])
 
-    def users_at(self, time: float, n: int) -> np.ndarray:
+    def users_at(self, time: float, n: int, surface: int = 0) -> np.ndarray:
         """(n, 2) user and interest group of sessions that start at ``time``."""
-        draw = arrivals.draw_user
-        return np.array([draw(self.arrivals, self.users, self.source, time) for _ in range(n)])
+        draw, given = arrivals.draw_user, (self.arrivals, self.users, self.source)
+        return np.array([draw(*given, time, surface) for _ in range(n)])
 
 
 @pytest.mark.parametrize(("surface", "mu", "sigma"), [(0, 1.2, 0.6), (1, 0.9, 0.5)])
@@ -176,7 +176,7 @@ BURST = {**REGIMES["burst"], "amplitude": 4, "new_user_share": 0.3, "hot_item_sh
 def test_what_a_burst_brings() -> None:
     drawing = Drawing(**{"workload.regime": BURST, "workload.users": 1000})
     schedule = drawing.simulator.lowered.schedule
-    quiet, busy = (float(np.flatnonzero(schedule.excess == e)[0]) + 0.5 for e in (0, 0.75))
+    quiet, busy = (float(np.flatnonzero(schedule.excess[:, 0] == e)[0]) + 0.5 for e in (0, 0.75))
     hot_group = drawing.source.burst_group
     before = drawing.users_at(quiet, 4000)
     assert (before[:, 0] < 1000).all()
@@ -425,10 +425,10 @@ def test_drift_follows_the_speedup_unless_told() -> None:
 def test_bursts_come_and_go() -> None:
     regime = {**BURST, "on_s": [5, 9], "off_s": [20, 40], "cycles": 50}
     schedule = schedule_of(regime, seed=3)
-    on = schedule.excess > 0
+    on = schedule.excess[:, 0] > 0
     total = schedule.rate.sum(axis=1)
     np.testing.assert_allclose(total, np.where(on, 4.0, 1.0))
-    np.testing.assert_allclose(schedule.excess, np.where(on, 0.75, 0.0))
+    np.testing.assert_allclose(schedule.excess, np.where(on, 0.75, 0.0)[:, None] * np.ones(2))
     assert not on[0]
     changes = np.flatnonzero(np.diff(on)) + 1
     stretches = np.diff(np.concatenate([[0], changes, [on.size]]))
