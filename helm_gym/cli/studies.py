@@ -182,6 +182,22 @@ def suite_show(
         typer.echo(f"page: {page}")
 
 
+@suite_app.command("measure")
+@reported
+def suite_measure(
+    out: Annotated[
+        Path | None, typer.Option(help="The table; one that is there already is completed.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes.")] = None,
+) -> None:
+    """Measure what static shares carry in every stretch of the moving suite (some 15 min)."""
+    from helm_gym.suites import moving
+
+    path = out or moving.CAPACITIES
+    moving.measure(path, jobs=cores(jobs), say=typer.echo)
+    typer.echo(f"table: {path}")
+
+
 @suite_app.command("freeze")
 @reported
 def suite_freeze(

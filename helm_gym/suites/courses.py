@@ -1,0 +1,143 @@
+"""Streams whose optimum moves, as courses of stretches: steady, trend, burst and day.
+
+Every stretch is loaded in proportion to what the best static share carries in it alone, so that a
+load means the same in all of them. Those capacities are given: :mod:`helm_gym.suites.moving`
+measures them. Nothing here knows a policy.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+FEED_PARTS = (0.9, 0.7, 0.5, 0.3, 0.1)
+"""Parts of the requests that the feed has in a mix; the rest is search."""
+MIDDLE = 0.5
+AMPLITUDE = 1.7
+"""Rate in a burst over that around it: the height of ServeGen's bursts of a day."""
+RUSH_PART = 1.0 - 1.0 / AMPLITUDE  # of a burst's requests
+BURST_S = (60.0, 180.0)  # ServeGen's 10 to 30 min, ten times faster; calm stretches take as long
+WHO = ("regular", "newcomers", "hot_items")
+RUSHES = tuple(itertools.product(("feed", "search"), WHO))
+EPISODE_S = 1500.0
+REGIMES = ("steady", "trend", "burst", "day")
+HOUR_KNOTS = 8  # stretches of a trend that follows the hour table, there and back
+
+Capacities = Mapping[str, float]  # name of a stretch -> requests/s per node
+Stretches = list[dict[str, Any]]
+
+
+def mix_name(feed: float) -> str:
+    """Name of a mix, such as ``feed 0.7``."""
+    return f"feed {feed:g}"
+
+
+def rush_name(surface: str, who: str) -> str:
+    """Name of a burst, such as ``rush feed newcomers``."""
+    return f"rush {surface} {who}"
+
+
+def lone_stretches() -> dict[str, dict[str, Any]]:
+    """Every stretch that a course may have, by name, an hour long and without its capacity."""
+    found = {mix_name(feed): _stretch(3600.0, feed) for feed in FEED_PARTS}
+    for surface, who in RUSHES:
+        found[rush_name(surface, who)] = _stretch(3600.0, MIDDLE) | {
+            "rush": {"surface": surface, "part": RUSH_PART, "who": who}
+        }
+    return found
+
+
+def course(
+    regime: str,
+    capacities: Capacities,
+    ends: tuple[float, float],
+    seed: int,
+    hourly: Sequence[float] | None = None,
+) -> Stretches:
+    """The stretches of a regime, 25 minutes long.
+
+    Args:
+        regime: one of :data:`REGIMES`.
+        capacities: of every stretch by name.
+        ends: feed parts between which a mix moves, of :data:`FEED_PARTS`, the larger one first.
+        seed: draws the order, kind and length of bursts, and the order of a day.
+        hourly: rates of 24 hours; a trend then follows the hours from 7 to 23 as well.
+    """
+    rng = np.random.default_rng([seed, REGIMES.index(regime)])
+    if regime == "steady":
+        return [_at(EPISODE_S, MIDDLE, capacities)]
+    if regime == "trend":
+        stretches = _there_and_back(EPISODE_S, _between(*ends), capacities)
+        return stretches if hourly is None else _by_hour(stretches, hourly)
+    if regime == "burst":
+        return _bursts(EPISODE_S, len(RUSHES), capacities, rng)
+    first, last = ends
+    swing = [*_between(MIDDLE, first), *_between(first, last)[1:], *_between(last, MIDDLE)[1:]]
+    parts = [
+        [_at(0.2 * EPISODE_S, MIDDLE, capacities)],
+        _along(0.4 * EPISODE_S, swing, capacities),
+        _bursts(0.4 * EPISODE_S, len(RUSHES) // 2, capacities, rng),
+    ]
+    return [stretch for place in rng.permutation(3) for stretch in parts[place]]
+
+
+def _stretch(seconds: float, feed: float) -> dict[str, Any]:
+    return {"duration_s": seconds, "mix": {"feed": feed, "search": round(1.0 - feed, 9)}}
+
+
+def _at(seconds: float, feed: float, capacities: Capacities, **more: Any) -> dict[str, Any]:
+    """A mix at its own capacity."""
+    return _stretch(seconds, feed) | {"capacity_rps_per_node": capacities[mix_name(feed)]} | more
+
+
+def _between(first: float, last: float) -> list[float]:
+    """Feed parts from one to another, both included."""
+    low, high = sorted((first, last))
+    parts = [part for part in FEED_PARTS if low <= part <= high]
+    return parts if first >= last else parts[::-1]
+
+
+def _along(seconds: float, parts: Sequence[float], capacities: Capacities) -> Stretches:
+    """A drift along mixes: each stretch is a ramp to the next one's mix, the last one's to its own.
+
+    The last stretch is short, so that whatever follows begins where the drift ended.
+    """
+    each = seconds / (len(parts) - 1)
+    return [_at(each, part, capacities, ramp_s=each) for part in parts[:-2]] + [
+        _at(each - 1.0, parts[-2], capacities, ramp_s=each - 1.0),
+        _at(1.0, parts[-1], capacities),
+    ]
+
+
+def _there_and_back(seconds: float, parts: Sequence[float], capacities: Capacities) -> Stretches:
+    """A drift from the first mix to the last and back, which goes on for ever."""
+    way = [*parts[:-1], *parts[:0:-1]]
+    each = seconds / len(way)
+    return [_at(each, part, capacities, ramp_s=each) for part in way]
+
+
+def _by_hour(stretches: Stretches, hourly: Sequence[float]) -> Stretches:
+    """Loads that follow the hours from 7 to 23, the busiest of them at full load."""
+    hours = np.interp(
+        np.linspace(7.0, 23.0, len(stretches)), np.arange(25), np.append(hourly, hourly[0])
+    )
+    loads = hours / hours.max()
+    return [s | {"load": float(load)} for s, load in zip(stretches, loads, strict=True)]
+
+
+def _bursts(seconds: float, n: int, capacities: Capacities, rng: np.random.Generator) -> Stretches:
+    """Calm and burst in turn, no kind twice; a calm rate is its burst's over the amplitude."""
+    lengths = rng.uniform(*BURST_S, size=2 * n)
+    lengths *= seconds / lengths.sum()
+    found: Stretches = []
+    for k, place in enumerate(rng.permutation(len(RUSHES))[:n]):
+        surface, who = RUSHES[place]
+        rate = {"capacity_rps_per_node": capacities[rush_name(surface, who)]}
+        calm, burst = (round(float(length), 1) for length in lengths[2 * k : 2 * k + 2])
+        found.append(_stretch(calm, MIDDLE) | rate | {"load": 1.0 / AMPLITUDE})
+        rush = {"surface": surface, "part": RUSH_PART, "who": who}
+        found.append(_stretch(burst, MIDDLE) | rate | {"rush": rush})
+    return found

@@ -1,0 +1,207 @@
+"""The suite of moving optima: three data sets in four regimes, under two routers.
+
+All data sets have a table of the same size, so that they differ in popularity, activity and
+sessions. The ends between which a mix moves are those whose capacity-optimal shares lie farthest
+apart. :func:`measure` finds the capacity of every stretch, by static shares alone; what it found
+stands in ``capacities.json``, and :func:`cell` makes a scenario of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from helm_gym.baselines.static import share_grid
+from helm_gym.config.scenario import Scenario
+from helm_gym.errors import ConfigError, nearest
+from helm_gym.files import write_text
+from helm_gym.suites.capacity import SEEDS, Probe, basin, best_share
+from helm_gym.suites.courses import (
+    EPISODE_S,
+    FEED_PARTS,
+    MIDDLE,
+    REGIMES,
+    Stretches,
+    course,
+    lone_stretches,
+    mix_name,
+)
+from helm_gym.suites.paper import mapper, today
+
+VERSION = 2
+PREFIX = f"paper-v{VERSION}"
+DATASETS = ("taobao", "amazon-books", "amazon-video-games")
+ROUTERS = ("foresight", "kv_affinity")
+LOADS = (0.8, 0.95, 1.05)
+"""Of what each stretch's best static share carries: calm, the edge, beyond it."""
+TABLE_GB = 200.0
+STEP_S = 5.0
+GRID = share_grid(0.1, 0.9, 0.1)
+MEASURED_S = 120.0
+BASE = "taobao-shift"
+CAPACITIES = Path(__file__).with_name("capacities.json")
+GUESS_RPS = 130.0  # per node, where a search begins
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What the static shares carry in one stretch alone."""
+
+    rps_per_node: float  # of the best one
+    best_share: float
+    alike: tuple[float, float]  # shares within 2 % of it
+    by_share: dict[str, float]  # requests/s per node, 0 where no rate meets the SLO
+
+
+def base(dataset: str, router: str) -> dict[str, Any]:
+    """A data set's scenario as plain data, its stream still to be given.
+
+    Raises:
+        ConfigError: no such data set or router.
+    """
+    for name, known in ((dataset, DATASETS), (router, ROUTERS)):
+        if name not in known:
+            raise ConfigError(f"suite {PREFIX}: {name!r} is not one of it{nearest(name, known)}")
+    data = Scenario.load(BASE).to_dict()
+    data |= {"version": VERSION, "nodes": 8}
+    data["emb"]["table_gb"] = {
+        "value": TABLE_GB, "unit": "GB", "assumed": True, "low": 20.0, "high": 1000.0,
+        "source": "assumed: this node's slice of a production table, the same for all data sets",
+    }  # fmt: skip
+    data["workload"] |= {"profile": dataset, "mix": {"feed": MIDDLE, "search": 1.0 - MIDDLE}}
+    data["router"]["name"] = router
+    data["episode"] |= {"step_s": STEP_S, "steps": round(EPISODE_S / STEP_S), "warm_starts": 1}
+    return data
+
+
+def alone(dataset: str, router: str, stretch: Mapping[str, Any]) -> Scenario:
+    """One stretch for ever."""
+    data = base(dataset, router)
+    data["workload"]["regime"] = {"kind": "course", "stretches": [dict(stretch)]}
+    return Scenario.parse(data | {"name": "stretch", "description": ""}, "suite")
+
+
+def _carried(job: tuple[str, str, str]) -> Carried:
+    dataset, router, name = job
+    probe = Probe(alone(dataset, router, lone_stretches()[name]), SEEDS, MEASURED_S)
+    found = probe.capacities(GRID, GUESS_RPS)
+    top = max(found.values())
+    if top <= 0.0:
+        raise ConfigError(f"{dataset}, {router}, {name}: no static share meets the SLO")
+    good = basin(found, highest=True)
+    return Carried(
+        float(f"{top:.4g}"),
+        best_share(found, highest=True),
+        (good[0], good[-1]),
+        {f"{share:g}": float(f"{rate:.4g}") for share, rate in found.items()},
+    )
+
+
+def measure(path: Path = CAPACITIES, *, jobs: int = 2, say: Callable[[str], None] = print) -> None:
+    """Measure the capacity of every stretch and write the table.
+
+    Args:
+        path: where to; a file of the same name keeps what it has, so that a run may go on.
+        jobs: processes.
+        say: told what was found.
+    """
+    known = json.loads(path.read_text(encoding="utf-8"))["found"] if path.is_file() else {}
+    wanted = [(d, r, name) for d in DATASETS for r in ROUTERS for name in lone_stretches()]
+    left = [job for job in wanted if " / ".join(job) not in known]
+    about = f"helm-gym suite measure, {today()}: highest rate that a static share carries"
+    with mapper(jobs) as pool:
+        for job, found in zip(left, pool(_carried, left), strict=True):
+            known[" / ".join(job)] = asdict(found)
+            table = {"source": about, "found": {k: known[k] for k in sorted(known)}}
+            write_text(path, json.dumps(table, indent=1) + "\n")
+            say(f"{' / '.join(job)}: {found.rps_per_node:g} at share {found.best_share:g}")
+
+
+@cache
+def carried() -> Mapping[str, Carried]:
+    """What was measured, by ``data set / router / stretch``.
+
+    Raises:
+        ConfigError: nothing was.
+    """
+    if not CAPACITIES.is_file():
+        raise ConfigError(f"{CAPACITIES} is missing; run helm-gym suite measure")
+    found = json.loads(CAPACITIES.read_text(encoding="utf-8"))["found"]
+    return {
+        name: Carried(**{**about, "alike": tuple(about["alike"])}) for name, about in found.items()
+    }
+
+
+def ends(dataset: str, router: str) -> tuple[float, float]:
+    """Feed parts of the two mixes whose best shares lie farthest apart, the larger one first.
+
+    Of equals the widest: more of the way lies between them.
+    """
+    best = {
+        feed: carried()[f"{dataset} / {router} / {mix_name(feed)}"].best_share
+        for feed in FEED_PARTS
+    }
+    pairs = [(a, b) for a in FEED_PARTS for b in FEED_PARTS if a > b]
+    return max(pairs, key=lambda pair: (abs(best[pair[0]] - best[pair[1]]), pair[0] - pair[1]))
+
+
+def stretches(dataset: str, router: str, regime: str, seed: int = 0) -> Stretches:
+    """The stretches of a cell, with their capacities under a router.
+
+    The ends of a mix are those under the first router, so that both routers see the same course.
+    """
+    names = lone_stretches()
+    capacities = {n: carried()[f"{dataset} / {router} / {n}"].rps_per_node for n in names}
+    return course(regime, capacities, ends(dataset, ROUTERS[0]), seed)
+
+
+def cell(
+    dataset: str, regime: str, router: str = ROUTERS[0], load: float = 0.95, seed: int = 0
+) -> Scenario:
+    """A cell's scenario.
+
+    Args:
+        dataset: one of :data:`DATASETS`.
+        regime: one of :data:`REGIMES`.
+        router: one of :data:`ROUTERS`.
+        load: of what each stretch's best static share carries under that router.
+        seed: draws its bursts and the order of its day.
+
+    Raises:
+        ConfigError: no such cell.
+    """
+    if regime not in REGIMES:
+        raise ConfigError(f"suite {PREFIX}: regime {regime!r}{nearest(regime, REGIMES)}")
+    data, found = base(dataset, router), stretches(dataset, router, regime, seed)
+    data |= {"name": f"{PREFIX}-{dataset}-{regime}", "description": describe(dataset, regime)}
+    rates: Sequence[float] = [stretch["capacity_rps_per_node"] for stretch in found]
+    work = data["workload"]
+    work["load"] = load
+    work["capacity_rps_per_node"] = {
+        "value": max(rates), "unit": "requests/s", "source": "of the busiest stretch",
+    }  # fmt: skip
+    source = f"helm-gym suite measure: the best static share in this stretch alone, {router}"
+    for stretch in found:
+        rate = stretch["capacity_rps_per_node"]
+        stretch["capacity_rps_per_node"] = {"value": rate, "unit": "requests/s", "source": source}
+    work["regime"] = {"kind": "course", "stretches": found}
+    return Scenario.parse(data, "suite")
+
+
+def describe(dataset: str, regime: str) -> str:
+    """A cell's description."""
+    what = {
+        "steady": "half and half of two surfaces, unchanging",
+        "trend": "the surface mix drifts from one end to the other and back",
+        "burst": "calm stretches and bursts of one to three minutes, each on one surface and of "
+        "regular users, newcomers or hot items",
+        "day": "a steady stretch, a drift and bursts, in an order that was drawn",
+    }[regime]
+    return (
+        f"Suite of moving optima, version {VERSION}: {dataset}, {what}. At load x every moment is "
+        "offered x times what its own best static share carries under the router in question."
+    )
