@@ -205,16 +205,21 @@ def suite_freeze(
     held_out: Annotated[
         bool, typer.Option("--held-out", help="The three cells of the held-out suite instead.")
     ] = False,
+    moving: Annotated[
+        bool, typer.Option("--moving", help="The cells of the moving suite, from its table.")
+    ] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes.")] = None,
 ) -> None:
     """Choose the sizes, measure the capacities and write the nine scenario files."""
     from helm_gym.suites import heldout
+    from helm_gym.suites import moving as of_moving_optima
     from helm_gym.suites import paper as suite
 
-    written = (
-        heldout.freeze(folder, jobs=cores(jobs))
-        if held_out
-        else suite.freeze(folder, jobs=cores(jobs), say=typer.echo)
-    )
+    if moving:
+        written = of_moving_optima.freeze(folder)
+    elif held_out:
+        written = heldout.freeze(folder, jobs=cores(jobs))
+    else:
+        written = suite.freeze(folder, jobs=cores(jobs), say=typer.echo)
     for path in written:
         typer.echo(path)

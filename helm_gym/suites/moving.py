@@ -12,11 +12,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from helm_gym.baselines.static import share_grid
-from helm_gym.config.scenario import Scenario
+from helm_gym.config.scenario import SCENARIOS, Scenario
 from helm_gym.errors import ConfigError, nearest
 from helm_gym.files import write_text
 from helm_gym.suites.capacity import SEEDS, Probe, basin, best_share
@@ -30,14 +31,17 @@ from helm_gym.suites.courses import (
     lone_stretches,
     mix_name,
 )
-from helm_gym.suites.paper import mapper, today
+from helm_gym.suites.paper import mapper, pinned, today, write_frozen
 
 VERSION = 2
 PREFIX = f"paper-v{VERSION}"
 DATASETS = ("taobao", "amazon-books", "amazon-video-games")
 ROUTERS = ("foresight", "kv_affinity")
+CELLS = tuple(product(DATASETS, REGIMES, ROUTERS))
 LOADS = (0.8, 0.95, 1.05)
 """Of what each stretch's best static share carries: calm, the edge, beyond it."""
+LOAD = 0.95  # that the frozen files have
+DIGESTS = SCENARIOS / f"{PREFIX}.sha"
 TABLE_GB = 200.0
 STEP_S = 5.0
 GRID = share_grid(0.1, 0.9, 0.1)
@@ -45,6 +49,11 @@ MEASURED_S = 120.0
 BASE = "taobao-shift"
 CAPACITIES = Path(__file__).with_name("capacities.json")
 GUESS_RPS = 130.0  # per node, where a search begins
+
+
+def frozen() -> dict[str, str]:
+    """Digest of every frozen scenario, by name."""
+    return pinned(DIGESTS)
 
 
 @dataclass(frozen=True)
@@ -160,9 +169,34 @@ def stretches(dataset: str, router: str, regime: str, seed: int = 0) -> Stretche
 
 
 def cell(
-    dataset: str, regime: str, router: str = ROUTERS[0], load: float = 0.95, seed: int = 0
+    dataset: str, regime: str, router: str = ROUTERS[0], load: float = LOAD, seed: int = 0
 ) -> Scenario:
-    """A cell's scenario.
+    """A cell's scenario, as :func:`draft` has it."""
+    return Scenario.parse(draft(dataset, regime, router, load, seed), "suite")
+
+
+def name_of(dataset: str, regime: str, router: str) -> str:
+    """Name of a frozen scenario."""
+    own = "" if router == ROUTERS[0] else f"-{router.replace('_', '-')}"
+    return f"{PREFIX}-{dataset}-{regime}{own}"
+
+
+def freeze(folder: Path = SCENARIOS) -> list[Path]:
+    """Write the cells' scenarios under every router, and the table of their digests.
+
+    Args:
+        folder: where to.
+
+    Raises:
+        ConfigError: the folder cannot be written, or nothing was measured.
+    """
+    return write_frozen([draft(*parts) for parts in CELLS], folder, DIGESTS.name)
+
+
+def draft(
+    dataset: str, regime: str, router: str = ROUTERS[0], load: float = LOAD, seed: int = 0
+) -> dict[str, Any]:
+    """A cell's scenario as plain data.
 
     Args:
         dataset: one of :data:`DATASETS`.
@@ -177,7 +211,10 @@ def cell(
     if regime not in REGIMES:
         raise ConfigError(f"suite {PREFIX}: regime {regime!r}{nearest(regime, REGIMES)}")
     data, found = base(dataset, router), stretches(dataset, router, regime, seed)
-    data |= {"name": f"{PREFIX}-{dataset}-{regime}", "description": describe(dataset, regime)}
+    data |= {
+        "name": name_of(dataset, regime, router),
+        "description": describe(dataset, regime, router),
+    }
     rates: Sequence[float] = [stretch["capacity_rps_per_node"] for stretch in found]
     work = data["workload"]
     work["load"] = load
@@ -189,10 +226,10 @@ def cell(
         rate = stretch["capacity_rps_per_node"]
         stretch["capacity_rps_per_node"] = {"value": rate, "unit": "requests/s", "source": source}
     work["regime"] = {"kind": "course", "stretches": found}
-    return Scenario.parse(data, "suite")
+    return data
 
 
-def describe(dataset: str, regime: str) -> str:
+def describe(dataset: str, regime: str, router: str) -> str:
     """A cell's description."""
     what = {
         "steady": "half and half of two surfaces, unchanging",
@@ -203,5 +240,5 @@ def describe(dataset: str, regime: str) -> str:
     }[regime]
     return (
         f"Suite of moving optima, version {VERSION}: {dataset}, {what}. At load x every moment is "
-        "offered x times what its own best static share carries under the router in question."
+        f"offered x times what its own best static share carries under {router}."
     )

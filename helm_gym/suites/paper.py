@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from helm_gym.baselines.static import share_grid
-from helm_gym.config.scenario import SCENARIOS, Scenario
+from helm_gym.config.scenario import SCENARIOS, Router, Scenario
 from helm_gym.config.workload import PROFILES
 from helm_gym.errors import ConfigError
 from helm_gym.files import write_text
@@ -243,6 +243,9 @@ def top_of(scenario: Scenario) -> tuple[float, dict[float, float]]:
 def as_file(data: Mapping[str, Any]) -> str:
     """A scenario as YAML that leaves out what is a preset or a default."""
     kept = {k: v for k, v in data.items() if k not in ("kv", "refill", "router", "structure_seed")}
+    router = data["router"]["name"]
+    if router != Router().name:
+        kept["router"] = {"name": router}
     kept["hardware"] = {k: v["name"] for k, v in data["hardware"].items()}
     profile = kept["workload"]["profile"]
     if not (PROFILES / f"{profile}.yaml").is_file():
