@@ -47,7 +47,9 @@ _CLASSES: Mapping[str, type[Rule]] = {**RULES, OneMove.NAME: OneMove}
 NAMES = (STATIC, SCHEDULE, *_CLASSES)
 """What the spec of a policy without learning begins with."""
 BEST = "best"
-"""What stands after the colon where a search is to find the settings."""
+"""What stands after the colon where a search is to find the settings, in one scenario."""
+DATASET, SUITE = "dataset", "suite"
+"""The same for a search once over all regimes of a data set, and once over a whole suite."""
 
 FORMS: Mapping[str, str] = {
     STATIC: "static:0.45 (that share for ever) or static:best (grid search)",
