@@ -23,7 +23,9 @@ from helm_gym.baselines.marginal import (
 )
 from helm_gym.baselines.miss_ratio_curves import MissRatioCurves
 from helm_gym.baselines.mpc import Mpc
+from helm_gym.baselines.one_move import OneMove
 from helm_gym.baselines.own import check_allowed, is_own, make_own
+from helm_gym.baselines.recent import Vamp, Wisp
 from helm_gym.baselines.rule import Rule
 from helm_gym.baselines.schedule import SchedulePolicy
 from helm_gym.baselines.static import StaticPolicy
@@ -35,21 +37,25 @@ RULES: Mapping[str, type[Rule]] = {
     rule.NAME: rule
     for rule in (
         Balance, KvOpt, KvEmbOpt, Aimd, Pid, Hysteresis, Hill, Cliffhanger, MarginalHits,
-        HitsPerSlab, TailAge, RobinHood, MissRatioCurves, Mpc, SlidingUcb, Thompson,
+        HitsPerSlab, TailAge, RobinHood, MissRatioCurves, Mpc, SlidingUcb, Thompson, Wisp, Vamp,
     )
 }  # fmt: skip
 """Classical policies by the name that a spec begins with; docs/baselines.md describes each."""
 
 STATIC, SCHEDULE = "static", "schedule"
-NAMES = (STATIC, SCHEDULE, *RULES)
+_CLASSES: Mapping[str, type[Rule]] = {**RULES, OneMove.NAME: OneMove}
+NAMES = (STATIC, SCHEDULE, *_CLASSES)
 """What the spec of a policy without learning begins with."""
 BEST = "best"
-"""What stands after the colon where a search is to find the settings."""
+"""What stands after the colon where a search is to find the settings, in one scenario."""
+DATASET, SUITE = "dataset", "suite"
+"""The same for a search once over all regimes of a data set, and once over a whole suite."""
 
 FORMS: Mapping[str, str] = {
     STATIC: "static:0.45 (that share for ever) or static:best (grid search)",
     SCHEDULE: "schedule:PATH (a file of helm-gym hindsight)",
     **{name: f"{name}, {name}:SETTING=VALUE,... or {name}:{BEST}" for name in RULES},
+    OneMove.NAME: "one-move:first=0.2,then=0.6,after=24 (decisions at the first share)",
     Balance.NAME: "balance, balance:gain=0.6,bias=0.05,max_move=0.06,control=node or balance:best",
 }
 """How each of them is written."""
@@ -71,7 +77,7 @@ def make_rule(spec: str, allow: Collection[str] = (), where: str = "the spec") -
         return _static(parsed)
     if parsed.kind == SCHEDULE:
         return _schedule(parsed)
-    if parsed.kind in RULES:
+    if parsed.kind in _CLASSES:
         return _rule(parsed)
     if is_own(parsed.text):
         check_allowed(parsed.text, where, allow)
@@ -83,12 +89,13 @@ def make_rule(spec: str, allow: Collection[str] = (), where: str = "the spec") -
 
 
 def _rule(spec: Spec) -> Policy:
-    """Make a policy of :data:`RULES`; which values its settings may have it says itself."""
-    where, form, rule = f"policy {spec.text!r}", FORMS[spec.kind], RULES[spec.kind]
+    """Make a policy of a class; which values its settings may have it says itself."""
+    where, form, rule = f"policy {spec.text!r}", FORMS[spec.kind], _CLASSES[spec.kind]
     if spec.inside is not None and spec.argument:
         raise ConfigError(f"{where}: {spec.argument!r} follows its settings; write {form}")
     known = [setting.name for setting in fields(rule) if setting.init]
-    settings = parse_settings(spec.settings, where, form, known, (BEST,))
+    words = (BEST,) if spec.kind in RULES else ()
+    settings = parse_settings(spec.settings, where, form, known, words)
     try:
         policy: Any = rule(**settings)  # type: ignore[arg-type]
     except ConfigError as error:

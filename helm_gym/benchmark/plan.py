@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+from helm_gym.baselines.registry import DATASET
 from helm_gym.config.routers import ROUTERS
 from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError, nearest
+from helm_gym.evaluation.common import alone
 from helm_gym.evaluation.search import grid, most_tried
-from helm_gym.evaluation.specs import make_policy
+from helm_gym.evaluation.specs import COMMON_SEARCHES, make_policy
 from helm_gym.suites.heldout import HELD_OUT, cells, replay_cells
 from helm_gym.suites.paper import CELLS, LOADS, PREFIX
 from helm_gym.suites.splits import (
@@ -74,17 +76,18 @@ class Job:
     budget_ms: float = BUDGET_MS
     resolved: str | None = None  # what a search found before, if it did
     allow: tuple[str, ...] = ()  # classes, as module:Class, that files may name
+    among: tuple[Scenario, ...] = ()  # that a search common to many scenarios is made over
 
     @property
     def searches(self) -> bool:
         """Whether the spec has to be found by a search first."""
-        return is_search(self.policy)
+        return is_search(self.policy) or is_common(self.policy)
 
     @property
     def weight(self) -> int:
         """How many rollouts it takes, for the estimate of the time that is left."""
-        if not self.searches or self.resolved is not None:
-            return 1
+        if not is_search(self.policy) or self.resolved is not None:
+            return 1  # common searches are made before any job
         return 1 + most_tried(self.setting.scenario, self.policy) // CANDIDATES_PER_ROLLOUT
 
     def describe(self) -> str:
@@ -94,8 +97,47 @@ class Job:
 
 
 def is_search(spec: str) -> bool:
-    """Whether a spec names a search on validation seeds rather than a policy."""
+    """Whether a spec names a search in one setting, on validation seeds, and no policy."""
     return spec.strip().endswith(SEARCH)
+
+
+def is_common(spec: str) -> bool:
+    """Whether a spec names one search for many settings."""
+    return spec.strip() in COMMON_SEARCHES
+
+
+def among(spec: str, scenario: Scenario, planned: Sequence[Scenario]) -> tuple[Scenario, ...]:
+    """Scenarios that a common search is made over, for use in one of them.
+
+    ``:dataset`` takes all regimes of the data set at the same load. ``:suite`` takes all cells at
+    all loads, but none that is held out: what tunes a suite must not see them. Both take one router
+    at a time, as all comparisons do.
+
+    Args:
+        spec: as asked for; empty is what any but a common search gives.
+        scenario: where the result is used.
+        planned: all scenarios of the benchmark.
+
+    Raises:
+        ConfigError: all scenarios that count are held out.
+    """
+    if not is_common(spec):
+        return ()
+    alike = [other for other in planned if other.router.name == scenario.router.name]
+    if spec.endswith(f":{DATASET}"):
+        own = scenario.workload
+        return tuple(
+            other
+            for other in alike
+            if (other.workload.profile, other.workload.load) == (own.profile, own.load)
+        )
+    found = tuple(other for other in alike if not held_out(other))
+    if not found:
+        raise ConfigError(
+            f"policy {spec!r}: all cells are held out, and no suite of such cells may tune "
+            f"anything; write {alone(spec)}, or the spec that was found on another suite"
+        )
+    return found
 
 
 def make_plan(
@@ -140,10 +182,20 @@ def make_plan(
     for spec in specs:
         if is_search(spec):
             grid(found[0].scenario, spec)  # refuses what is no search
+        elif is_common(spec):
+            among(spec, found[0].scenario, [one.scenario for one in found])
         else:
             check_policy(spec, make_policy(spec, allow), planned)
+    scenarios = [setting.scenario for setting in found]
     return [
-        Job(setting, spec, seeds, budget_ms, allow=tuple(allow))
+        Job(
+            setting,
+            spec,
+            seeds,
+            budget_ms,
+            allow=tuple(allow),
+            among=among(spec, setting.scenario, scenarios),
+        )
         for setting, spec in product(found, specs)
     ]
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from helm_gym.benchmark.plan import among, is_common
 from helm_gym.benchmark.replay import setting_of
 from helm_gym.benchmark.rows import Row, asked_digest, read_rows, row_key, write_rows
+from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError
 from helm_gym.evaluation.golden import GOLDEN, Golden, checked
 from helm_gym.evaluation.specs import from_file, make_policy
@@ -48,7 +50,9 @@ def rekey(
     known = checked(stored)
     digests: dict[tuple[str, str], dict[str, str]] = {}
     renewed = {
-        file: [_renewed(row, digests, allow) for row in found] for file, found in rows.items()
+        file: [_renewed(row, digests, allow, planned) for row in found]
+        for file, found in rows.items()
+        for planned in [_scenarios(found)]
     }
     for file, found in renewed.items():
         write_rows(found, file, [name for name in rows[file][0]])
@@ -56,7 +60,20 @@ def rekey(
     return {file: len(found) for file, found in rows.items()}
 
 
-def _renewed(row: Row, digests: dict[tuple[str, str], dict[str, str]], allow: Sequence[str]) -> Row:
+def _scenarios(rows: Sequence[Row]) -> list[Scenario]:
+    """Scenarios of a file, which its common searches were made over; empty if it has none."""
+    if not any(is_common(row["policy"]) for row in rows):
+        return []
+    distinct = {row["scenario_digest"]: row for row in rows}
+    return [setting_of(row).scenario for row in distinct.values()]
+
+
+def _renewed(
+    row: Row,
+    digests: dict[tuple[str, str], dict[str, str]],
+    allow: Sequence[str],
+    planned: Sequence[Scenario],
+) -> Row:
     """A row under the digests of today; those of a setting and a policy are made once."""
     where = tuple(str(row[name]) for name in ("cell", "load", "router", "steps", "scenario"))
     about = ("|".join(where), f"{row['policy']} {row['spec']}")
@@ -66,7 +83,7 @@ def _renewed(row: Row, digests: dict[tuple[str, str], dict[str, str]], allow: Se
         digests[about] = {
             "scenario_digest": scenario.digest(),
             "policy_digest": policy_digest(spec, make_policy(spec, allow)),
-            "asked_digest": asked_digest(scenario, asked, allow),
+            "asked_digest": asked_digest(scenario, asked, allow, among(asked, scenario, planned)),
         }
     renewed = {**row, **digests[about], "code_digest": code_digest()}
     renewed["key"] = row_key(

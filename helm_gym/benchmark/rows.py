@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helm_gym._version import __version__
-from helm_gym.benchmark.plan import REWARD, Job, is_search
+from helm_gym.benchmark.plan import REWARD, Job, is_common, is_search
 from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError
+from helm_gym.evaluation.common import alone
 from helm_gym.evaluation.search import grid
 from helm_gym.evaluation.specs import make_policy
 from helm_gym.files import replacing
@@ -35,6 +36,8 @@ Row = dict[str, Any]
 OK, FAILED = "ok", "failed"
 SEARCH = "helm_gym.evaluation.search"
 """Module that decides what a search finds."""
+COMMON = "helm_gym.evaluation.common"
+"""Module that decides what a search for many scenarios finds."""
 PUBLISHED = Path(__file__).parent / "published"
 """Rows that come with the package: of the suite here, of the held-out one below."""
 FIGURES = (*METRICS, *EXTRA)
@@ -105,7 +108,12 @@ def schema() -> pa.Schema:
 # What identifies a row
 
 
-def asked_digest(scenario: Scenario, spec: str, allow: Collection[str] = ()) -> str:
+def asked_digest(
+    scenario: Scenario,
+    spec: str,
+    allow: Collection[str] = (),
+    among: Collection[Scenario] = (),
+) -> str:
     """16 hex digits of what a spec as asked for depends on.
 
     That of a search covers its candidates and how it chooses; what it finds follows from them.
@@ -114,7 +122,14 @@ def asked_digest(scenario: Scenario, spec: str, allow: Collection[str] = ()) -> 
         scenario: where.
         spec: as a person asked for it.
         allow: see :func:`~helm_gym.evaluation.specs.make_policy`.
+        among: scenarios that a common search is made over, see
+            :func:`~helm_gym.benchmark.plan.among`.
     """
+    if is_common(spec):
+        candidates = grid(scenario, alone(spec))
+        first = policy_digest("", make_policy(candidates[0]))
+        cells = sorted({other.digest() for other in among})
+        return digest_of(spec, *candidates, first, code_digest(COMMON), *cells)
     if not is_search(spec):
         return policy_digest(spec, make_policy(spec, allow))
     candidates = grid(scenario, spec)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helm_gym.benchmark.jobs import failed_rows, work
-from helm_gym.benchmark.plan import Job
+from helm_gym.benchmark.plan import Job, is_common
 from helm_gym.benchmark.rows import (
     FAILED,
     Row,
@@ -24,15 +24,18 @@ from helm_gym.benchmark.rows import (
 )
 from helm_gym.console import make_table, progress_bar
 from helm_gym.errors import ConfigError
+from helm_gym.evaluation.common import SCORES, search_common
+from helm_gym.evaluation.search import CHEAP
 from helm_gym.evaluation.specs import from_file
 from helm_gym.processes import worker_pool
-from helm_gym.store import locked
+from helm_gym.store import locked, open_store
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 BACKENDS = ("loky", "ray")
 PARTS = "rows"
+SEARCHED = "searches"
 Result = tuple[int, list[Row]]
 
 
@@ -67,7 +70,8 @@ def run_bench(
 
     Args:
         jobs: from :func:`~helm_gym.benchmark.plan.make_plan`.
-        out: folder; ``rows/`` in it holds a file per finished job.
+        out: folder; ``rows/`` in it holds a file per finished job, ``searches/`` the scores of
+            searches common to many settings.
         processes: at a time; one is this very process, which a policy can then end.
         backend: ``loky``, processes on this machine; ``ray``, a Ray cluster.
         retry: run failed rows again.
@@ -82,6 +86,7 @@ def run_bench(
     with locked(parts):
         stored = read_parts(parts)
         keys, todo = outstanding(jobs, stored, retry)
+        todo = searched(todo, out / SEARCHED, processes, progress)
         left, total = sum(job.weight for job in todo), len(keys)
         done = total - sum(len(job.seeds) for job in todo)
         # Rollouts of searches count too, so that the bar's speed gives the time that is left.
@@ -115,7 +120,7 @@ def outstanding(
     todo: list[Job] = []
     for job in jobs:
         digest = job.setting.scenario.digest()
-        asked = asked_digest(job.setting.scenario, job.policy, job.allow)
+        asked = asked_digest(job.setting.scenario, job.policy, job.allow, job.among)
         own = {seed: row_key(digest, asked, seed) for seed in job.seeds}
         keys += own.values()
         left = tuple(s for s, key in own.items() if _missing(stored.get(key), retry))
@@ -126,6 +131,35 @@ def outstanding(
                 resolved = from_file(min(known), "a stored row", job.allow)
             todo.append(replace(job, seeds=left, resolved=resolved))
     return keys, sorted(todo, key=lambda job: -job.weight)
+
+
+def searched(
+    jobs: Sequence[Job], folder: Path, processes: int = 1, progress: bool = False
+) -> list[Job]:
+    """Jobs with the results of the searches that are common to many of them.
+
+    Raises:
+        ConfigError: the folder cannot be used.
+        PolicyError: a candidate failed.
+    """
+    common = [job for job in jobs if is_common(job.policy) and job.resolved is None]
+    if not common:
+        return list(jobs)
+    best: dict[tuple[str, frozenset[str]], str] = {}
+    with open_store(folder, SCORES) as store:
+        for job in common:
+            if _cells(job) not in best:
+                found = search_common(
+                    job.among, job.policy, CHEAP, store=store, processes=processes,
+                    progress=progress,
+                )  # fmt: skip
+                best[_cells(job)] = found.best
+    return [replace(job, resolved=best.get(_cells(job), job.resolved)) for job in jobs]
+
+
+def _cells(job: Job) -> tuple[str, frozenset[str]]:
+    """A common search and where it is made: jobs that share both share the result."""
+    return job.policy, frozenset(scenario.digest() for scenario in job.among)
 
 
 def _missing(row: Row | None, retry: bool) -> bool:

@@ -137,18 +137,14 @@ def search(
         ConfigError: a seed is one of those for comparisons.
         PolicyError: a candidate failed.
     """
-    _check(budget.seeds)
-    episode = scenario.episode
-    seconds = budget.seconds or episode.steps * episode.step_s
-    windows = max(1, min(episode.steps, round(seconds / episode.step_s)))
-    if windows != episode.steps:
-        scenario = scenario.replace({"episode.steps": windows})
+    check_seeds(budget.seeds)
+    scenario, more_seeds = shortened(scenario, budget)
     if asked == CURVE:  # no point of the curve may be left out
         budget = replace(budget, kept=None, together=False)
 
     def tried(specs: Sequence[str], seeds: Sequence[int]) -> dict[str, list[Episode]]:
         if budget.together:
-            return _together(scenario, specs, seeds)
+            return episodes_of(scenario, specs, seeds)
         return {
             spec: run_policy(scenario, make_policy(spec), spec, seeds, threads=threads, tick=tick)
             for spec in specs
@@ -157,14 +153,38 @@ def search(
     first = budget.seeds if budget.kept is None else budget.seeds[:1]
     found = _stages(scenario, asked, tried, first)
     ranked = sorted(found, key=lambda spec: tail(found[spec]))
-    if budget.kept is not None and windows * episode.step_s >= seconds:
-        kept = ranked[: max(budget.fewest, math.ceil(budget.kept * len(ranked)))]
+    if budget.kept is not None and more_seeds:
+        kept = ranked[: n_kept(budget, len(ranked))]
         for spec, more in tried(kept, budget.seeds[1:]).items():
             found[spec] = found[spec] + more
         ranked = sorted(kept, key=lambda spec: tail(found[spec]))
     figures = {spec: means(episodes) for spec, episodes in found.items()}
     best = KvEmbOpt.choose(figures) if asked == CURVE else ranked[0]
     return Search(asked, best, figures, budget.seeds)
+
+
+def shortened(scenario: Scenario, budget: Budget) -> tuple[Scenario, bool]:
+    """A scenario as long as a budget pays for, and whether its episodes were long enough.
+
+    Args:
+        scenario: as it will be compared.
+        budget: of the search.
+
+    Returns:
+        The scenario to try candidates in; False if seeds after the first are to be left out.
+    """
+    episode = scenario.episode
+    seconds = budget.seconds or episode.steps * episode.step_s
+    windows = max(1, min(episode.steps, round(seconds / episode.step_s)))
+    if windows != episode.steps:
+        scenario = scenario.replace({"episode.steps": windows})
+    return scenario, windows * episode.step_s >= seconds
+
+
+def n_kept(budget: Budget, tried: int) -> int:
+    """How many candidates stay after the first seed."""
+    part = 1.0 if budget.kept is None else budget.kept
+    return max(budget.fewest, math.ceil(part * tried))
 
 
 def _stages(
@@ -180,7 +200,7 @@ def _stages(
     return found
 
 
-def _together(
+def episodes_of(
     scenario: Scenario, specs: Sequence[str], seeds: Sequence[int]
 ) -> dict[str, list[Episode]]:
     """Episodes of specs, all that see the environment in the same way in one rollout."""
@@ -210,7 +230,12 @@ def tail(episodes: Sequence[Episode]) -> float:
     return math.inf if math.isnan(mean) else mean
 
 
-def _check(seeds: Sequence[int]) -> None:
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse seeds that policies are compared on.
+
+    Raises:
+        ConfigError: there is one.
+    """
     for seed in seeds:
         if seed in EVALUATION_SEEDS:
             raise ConfigError(

@@ -2,7 +2,9 @@
 
 All are written ``KIND[(name=value,...)][:ARGUMENT]``; :mod:`helm_gym.spec_grammar` takes them
 apart. Specs that end in ``:best``, such as ``static:best`` or ``aimd:best``, name a search rather
-than a policy; :mod:`helm_gym.evaluation.search` resolves them on a scenario.
+than a policy; :mod:`helm_gym.evaluation.search` resolves them on a scenario. Those that end in
+``:dataset`` or ``:suite`` name one search for many scenarios, see
+:mod:`helm_gym.evaluation.common`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from pydantic import Field, model_validator
 
 from helm_gym.baselines import registry
 from helm_gym.baselines.own import FORM, check_allowed, is_own, make_own
-from helm_gym.baselines.registry import BEST, RULES, STATIC
+from helm_gym.baselines.registry import BEST, DATASET, RULES, STATIC, SUITE
 from helm_gym.config.quantity import Frozen
 from helm_gym.errors import ConfigError, nearest
 from helm_gym.policy import Policy
@@ -30,6 +32,10 @@ HELM = "helm"
 HELM_SEARCH = f"{HELM}:{BEST}"
 SEARCHES = (*(f"{name}:{BEST}" for name in (STATIC, *RULES)), HELM_SEARCH)
 """Specs that a search on tuning seeds resolves."""
+COMMON_SEARCHES = tuple(
+    f"{search.removesuffix(BEST)}{word}" for search in SEARCHES for word in (DATASET, SUITE)
+)
+"""The same searches made once for many scenarios."""
 
 KNOWN = (*registry.NAMES, *TRAINED, *WRAPPERS, HELM, *SEARCHES)
 """What a spec may begin with, and the searches: what a mistyped one is offered."""
@@ -129,6 +135,11 @@ def _make(text: str, allow: Collection[str], around: tuple[str, ...]) -> Policy:
             f"policy {spec.text!r} is found by a grid search on a scenario; use it in helm-gym "
             "evaluate, or resolve it with helm_gym.evaluation.search.resolve(scenario, spec)"
         )
+    if spec.text in COMMON_SEARCHES:
+        raise ConfigError(
+            f"policy {spec.text!r} is searched once for many scenarios; name it in helm-gym bench, "
+            f"or write {spec.kind}:{BEST}, which is searched in one"
+        )
     if spec.kind in WRAPPERS:
         return _wrapped(spec, allow, around)
     if spec.kind in TRAINED:
@@ -145,7 +156,7 @@ def _make(text: str, allow: Collection[str], around: tuple[str, ...]) -> Policy:
 def _offer(text: str) -> str:
     """The nearest known name; of a text that is like none, all names and forms."""
     for tried in (text, text.partition(":")[0].partition("(")[0]):
-        hint = nearest(tried, KNOWN)
+        hint = nearest(tried, (*KNOWN, *COMMON_SEARCHES))
         if hint.startswith("; did you mean"):
             return hint
     return f"; known: {', '.join(KNOWN)}. Policies are written as: {'; '.join(FORMS.values())}"

@@ -68,6 +68,7 @@ def driven(spec: str, window: Plant, share: float, decisions: int) -> np.ndarray
         "mrc",
         "mpc",
         "robinhood:tax=0.06",
+        "wisp",
     ],
 )
 @pytest.mark.parametrize("best", [0.35, 0.65])

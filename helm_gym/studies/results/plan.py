@@ -157,7 +157,7 @@ def use_searches(jobs: Sequence[Job], file: Path, out: Path) -> Found:
     """
     searches = [job for job in jobs if job.searches]
     wanted = {
-        (scenario.digest(), asked_digest(scenario, job.policy))
+        (scenario.digest(), asked_digest(scenario, job.policy, among=job.among))
         for job in searches
         for scenario in [job.setting.scenario]
     }

@@ -271,7 +271,7 @@ def test_the_cheap_search_tries_the_second_stage_around_the_best(
         off = ((said.anchor or 0.0) - 0.61) ** 2
         return off - gain * (0.5 - abs(said.follow - 0.7) if said.follow else 0.0)
 
-    monkeypatch.setattr(searching, "_together", together)
+    monkeypatch.setattr(searching, "episodes_of", together)
     long = {"episode.step_s": 5.0, "episode.steps": 96, "episode.share_min": 0.1,
             "episode.share_max": 0.9}  # fmt: skip
     found = HelmSettings.of(search(tiny.replace(long), HELM_SEARCH, CHEAP).best)
