@@ -140,7 +140,8 @@ def search(
     _check(budget.seeds)
     episode = scenario.episode
     seconds = budget.seconds or episode.steps * episode.step_s
-    windows = max(1, min(episode.steps, round(seconds / episode.step_s)))
+    # Of a shorter episode as much counts as of a whole one: all but the uncounted beginning.
+    windows = max(1, min(episode.steps, round(seconds / episode.step_s) + episode.uncounted))
     if windows != episode.steps:
         scenario = scenario.replace({"episode.steps": windows})
     if asked == CURVE:  # no point of the curve may be left out
