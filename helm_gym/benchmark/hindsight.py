@@ -1,10 +1,9 @@
 """Policies against the hindsight schedule: what they cost more, and how far off their shares are.
 
 ``regret`` is the cost of a policy's episode less that of the schedule's, on the same requests.
-``distance`` is |share - schedule's share|, the mean over windows and nodes; ``distance_good`` is
-the same to the nearest of the shares that cost at most 1 % more than the schedule's in that window,
-with whatever lies between two neighbours of the grid that both do. HELM reports 0.024 to 0.029 to
-an offline optimum (arXiv 2605.04450), without saying how that optimum was found.
+``distance`` and ``distance_good`` are of :mod:`helm_gym.benchmark.distance`. HELM
+reports 0.024 to 0.029 to an offline optimum (arXiv 2605.04450), without saying how that optimum was
+found.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helm_gym._version import __version__
+from helm_gym.benchmark.distance import distance, distance_good
 from helm_gym.config.scenario import Scenario
 from helm_gym.console import Bar, progress_bar
 from helm_gym.evaluation.search import resolve
@@ -26,6 +26,7 @@ from helm_gym.hindsight import search as room
 from helm_gym.hindsight.objective import TAIL, Objective
 from helm_gym.hindsight.search import FULL, Hindsight, Outcome, Search
 from helm_gym.policy import router_of
+from helm_gym.runs.figures import uncounted_windows
 from helm_gym.runs.rollout import Episode, run_policy
 from helm_gym.runs.stats import Interval, mean_interval
 from helm_gym.store import Store, json_codec, open_store
@@ -142,7 +143,7 @@ def compare(
                 if router_of(made[spec]) in (None, scenario.router.name)
             ]
             found.append(_find(scenario, seed, objective, search, store, rivals, bar))
-    rows = [row for own in found for row in _points(own)]
+    rows = [row for own in found for row in _points(own, uncounted_windows(scenario))]
     for spec, episodes in played.items():
         rows += [
             _row(spec, scenario, episode, own) for episode, own in zip(episodes, found, strict=True)
@@ -193,63 +194,31 @@ def _row(spec: str, scenario: Scenario, episode: Episode, found: Hindsight) -> R
     outcome = Outcome(
         cost=cost, **{k: episode.figures[k] for k in Outcome.model_fields if k != "cost"}
     )
-    return _against(spec, episode.spec, found, outcome, episode.shares)
+    return _against(spec, episode.spec, found, outcome, episode.shares, episode.uncounted)
 
 
-def _points(found: Hindsight) -> Iterator[Row]:
+def _points(found: Hindsight, uncounted: int) -> Iterator[Row]:
     """The reference points of one seed."""
     schedule = found.schedule
     still = np.full((len(schedule.shares), 1), found.static_share)
     free = np.array(found.free_shares)[:, None]
     own = np.array(schedule.shares)[:, None]
     static = f"static:{found.static_share:g}"
-    yield _against(STATIC, static, found, found.static, still)
-    yield _against(FREE, "", found, found.free, free)
-    yield _against(JUMPED, "", found, found.jumped, free)
-    yield _against(BEST, "", found, found.best, own)
+    yield _against(STATIC, static, found, found.static, still, uncounted)
+    yield _against(FREE, "", found, found.free, free, uncounted)
+    yield _against(JUMPED, "", found, found.jumped, free, uncounted)
+    yield _against(BEST, "", found, found.best, own, uncounted)
 
 
-def _against(policy: str, spec: str, found: Hindsight, outcome: Outcome, shares: Floats) -> Row:
+def _against(
+    policy: str, spec: str, found: Hindsight, outcome: Outcome, shares: Floats, uncounted: int
+) -> Row:
     return Row(
         policy=policy,
         spec=spec,
         seed=found.schedule.seed,
         outcome=outcome,
         regret=outcome.cost - found.best.cost,
-        distance=distance(shares, found.schedule.shares),
-        distance_good=distance_good(shares, found.good, found.grid),
+        distance=distance(shares, found.schedule.shares, uncounted),
+        distance_good=distance_good(shares, found.good, found.grid, uncounted),
     )
-
-
-def distance(shares: Floats, optimum: Sequence[float]) -> float:
-    """Mean |share - optimum| over windows and nodes.
-
-    Args:
-        shares: (T, M) in force.
-        optimum: (T,) of the schedule.
-    """
-    return float(np.abs(shares - np.array(optimum)[:, None]).mean())
-
-
-def distance_good(shares: Floats, good: Sequence[Sequence[float]], grid: Sequence[float]) -> float:
-    """Mean distance over windows and nodes to the nearest good share.
-
-    Args:
-        shares: (T, M) in force.
-        good: shares that count as optimal, rising, by window.
-        grid: all that were tried; what lies between two good neighbours is good as well.
-    """
-    step = float(np.max(np.diff(grid)))
-    return float(
-        np.mean(
-            [_to_nearest(row, np.array(set_), step) for row, set_ in zip(shares, good, strict=True)]
-        )
-    )
-
-
-def _to_nearest(shares: Floats, good: Floats, step: float) -> Floats:
-    above = np.searchsorted(good, shares)
-    low, high = good[np.maximum(above - 1, 0)], good[np.minimum(above, len(good) - 1)]
-    inside = (low <= shares) & (shares <= high) & (high - low <= step * 1.001)
-    nearest = np.minimum(np.abs(shares - low), np.abs(shares - high))
-    return np.where(inside, 0.0, nearest)

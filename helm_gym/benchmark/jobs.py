@@ -108,14 +108,18 @@ def _latency(policy: Timed) -> Row:
 
 
 def _figures(job: Job, episode: Episode) -> Row:
-    seconds = job.setting.scenario.episode.steps * job.setting.scenario.episode.step_s
+    settings = job.setting.scenario.episode
+    seconds = (settings.steps - episode.uncounted) * settings.step_s
+    agreed = bool((episode.shares == episode.shares[:, :1]).all())
     return {
         **episode.figures,
         "status": OK,
         "reason": "",
         "requests": round(episode.figures["offered_rps"] * seconds),
         "share_by_window": episode.shares.mean(axis=1).tolist(),
+        "shares_by_node": None if agreed else episode.shares.ravel().tolist(),
         "p99_by_window": episode.series["p99_ms"].tolist(),
+        "tail_by_window": episode.series["tail_ms"].tolist(),
         "latency": episode.latency.tolist(),
     }
 

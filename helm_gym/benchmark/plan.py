@@ -33,7 +33,7 @@ PAPER = ("paper", PREFIX)
 HELD_OUT_SUITE = ("heldout", HELD_OUT)
 PAPER_ROUTERS = ("predicted_completion", "helm_score")
 """What a serving system would use, and HELM's own."""
-MINUTES = 10.0  # of simulated time per episode
+MINUTES = 10.0  # of simulated time per episode that count
 QUICK_MINUTES = 1.0
 BUDGET_MS = 50.0  # mean wall clock per decision; a window lasts 5 s
 SEARCH = ":best"
@@ -254,9 +254,10 @@ def changes_of(scenario: Scenario, load: float, router: str, steps: int) -> dict
 
 
 def windows(scenario: Scenario, quick: bool) -> int:
-    """Decisions of an episode."""
+    """Decisions of an episode, those at its beginning that do not count included."""
     minutes = QUICK_MINUTES if quick else MINUTES
-    return max(2, round(60.0 * minutes / scenario.episode.step_s))
+    counted = max(2, round(60.0 * minutes / scenario.episode.step_s))
+    return counted + scenario.episode.uncounted
 
 
 def _cells(suite: str) -> tuple[str, dict[str, Scenario], bool]:

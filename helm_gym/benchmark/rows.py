@@ -25,7 +25,7 @@ from helm_gym.evaluation.specs import make_policy
 from helm_gym.files import replacing
 from helm_gym.metrics import METRICS
 from helm_gym.provenance import code_digest, policy_digest, versions
-from helm_gym.runs.rollout import EXTRA
+from helm_gym.runs.figures import EXTRA
 from helm_gym.store import digest_of, writing
 
 if TYPE_CHECKING:
@@ -54,6 +54,9 @@ IDENTITY = {
     "reason": "why it failed; empty if it did not",
     "held_out": "whether training and validation never see the scenario",
     "steps": "windows of the episode",
+    "step_s": "s per window",
+    "uncounted": "windows at the beginning that no figure counts",
+    "slo_ms": "ms; the P99 that is to be met",
     "reward_preset": "of the reward column",
     "budget_ms": "mean wall clock that a decision was allowed",
     "key": "digest of scenario, policy, seed, version and simulator code",
@@ -66,7 +69,7 @@ IDENTITY = {
     "numba": "version",
     "python": "version",
     "scenario": "the scenario as run, as JSON; null if the cell is shipped",
-    "requests": "simulated, that is arrived, in the episode",
+    "requests": "simulated, that is arrived, in the counted windows",
 }
 WALL_CLOCK = {
     "decision_mean_us": "us per decision of one cluster",
@@ -77,13 +80,15 @@ WALL_CLOCK = {
 """Columns that differ from run to run; every other one is reproduced bit for bit."""
 SERIES = {
     "share_by_window": "EMB share in force, mean over nodes, per window",
+    "shares_by_node": "the same of every node, window after window; null where all nodes agreed",
     "p99_by_window": "ms; P99 of the window's admitted requests",
-    "latency": "histogram of latencies; bin i ends at helm_gym.sim.stages.bin_edge(i + 1)",
+    "tail_by_window": "ms; P99 of the window's arrivals, a shed one counting as the deadline",
+    "latency": "histogram of counted latencies; bin i ends at helm_gym.sim.stages.bin_edge(i + 1)",
 }
 """Kept in ``series.parquet``, by key: what plots need and tables do not."""
 COLUMNS = (*IDENTITY, *FIGURES, *WALL_CLOCK)
-_WHOLE = {"seed", "steps", "requests"}
-_NUMBERS = {"load", "budget_ms", *FIGURES, *WALL_CLOCK}
+_WHOLE = {"seed", "steps", "uncounted", "requests"}
+_NUMBERS = {"load", "budget_ms", "step_s", "slo_ms", *FIGURES, *WALL_CLOCK}
 
 
 def schema() -> pa.Schema:
@@ -97,11 +102,7 @@ def schema() -> pa.Schema:
             return pa.int64()
         return pa.bool_() if name == "held_out" else pa.string()
 
-    series = {
-        "share_by_window": pa.list_(pa.float64()),
-        "p99_by_window": pa.list_(pa.float64()),
-        "latency": pa.list_(pa.int64()),
-    }
+    series = {name: pa.list_(pa.int64() if name == "latency" else pa.float64()) for name in SERIES}
     return pa.schema([*((name, kind(name)) for name in COLUMNS), *series.items()])
 
 
@@ -153,6 +154,9 @@ def identity(job: Job, asked: str) -> Row:
         "policy": job.policy,
         "held_out": setting.held_out,
         "steps": setting.scenario.episode.steps,
+        "step_s": setting.scenario.episode.step_s,
+        "uncounted": setting.scenario.episode.uncounted,
+        "slo_ms": setting.scenario.slo.p99_ms.value,
         "reward_preset": REWARD,
         "budget_ms": job.budget_ms,
         "scenario_digest": setting.scenario.digest(),

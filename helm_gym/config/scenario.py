@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from helm_gym.config.quantity import (
     Count,
@@ -216,6 +224,8 @@ class Episode(Frozen):
         default=8, gt=0, le=10_000
     )  # snapshots spread over the regime's period
     initial_share: float = Field(default=0.5, ge=0, le=1)
+    # Windows that begin earlier are played, and no figure of the episode counts them.
+    uncounted_s: float = Field(default=0.0, ge=0, le=1e6)
     share_min: float = Field(default=0.1, ge=0, le=1)
     share_max: float = Field(default=0.9, ge=0, le=1)
     max_step: float | None = Field(default=None, gt=0, le=1)
@@ -233,6 +243,19 @@ class Episode(Frozen):
                 f"{self.initial_share} <= {self.share_max}"
             )
         return self
+
+    @property
+    def uncounted(self) -> int:
+        """Windows at the beginning that no figure counts; they may be all of a short episode."""
+        return math.ceil(self.uncounted_s / self.step_s - 1e-9)
+
+    @model_serializer(mode="wrap")
+    def _said(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Every setting, but for 0 s uncounted: cells that were frozen before keep their digest."""
+        data: dict[str, Any] = dump(self)
+        if not self.uncounted_s:
+            del data["uncounted_s"]
+        return data
 
 
 class Scenario(Frozen):

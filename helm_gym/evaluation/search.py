@@ -175,7 +175,8 @@ def shortened(scenario: Scenario, budget: Budget) -> tuple[Scenario, bool]:
     """
     episode = scenario.episode
     seconds = budget.seconds or episode.steps * episode.step_s
-    windows = max(1, min(episode.steps, round(seconds / episode.step_s)))
+    # Of a shorter episode as much counts as of a whole one: all but the uncounted beginning.
+    windows = max(1, min(episode.steps, round(seconds / episode.step_s) + episode.uncounted))
     if windows != episode.steps:
         scenario = scenario.replace({"episode.steps": windows})
     return scenario, windows * episode.step_s >= seconds

@@ -22,6 +22,7 @@ from helm_gym.envs.reward import Reward, total
 from helm_gym.envs.vector_env import EmbKvVectorEnv
 from helm_gym.hindsight.objective import TAIL, Objective, Window
 from helm_gym.metrics import window_metrics
+from helm_gym.runs.figures import uncounted_windows
 from helm_gym.sim.layout import State, view
 from helm_gym.sim.simulator import Telemetry
 
@@ -42,6 +43,7 @@ class Stand:
 
     slot: Slot
     shares: Floats  # (1, M)
+    played: int = 0  # windows before it
 
     @property
     def share(self) -> float:
@@ -68,6 +70,7 @@ class Branches:
     def __init__(self, objective: Objective, seed: int) -> None:
         self.scenario: Scenario = objective.scenario
         self.seed = seed
+        self._uncounted = uncounted_windows(self.scenario)
         self.steps = 0  # windows simulated so far
         self.most = 0  # states held at a time, at most
         self._env = EmbKvVectorEnv(1, scenario=self.scenario, autoreset_mode=AutoresetMode.DISABLED)
@@ -90,7 +93,7 @@ class Branches:
         """A copy to play on in; give it back with :meth:`release`."""
         slot = self._slot()
         np.copyto(slot.buffer, stand.slot.buffer)
-        return Stand(slot, stand.shares)
+        return Stand(slot, stand.shares, stand.played)
 
     def release(self, stand: Stand) -> None:
         """Let another branch have the memory of a copy."""
@@ -102,12 +105,15 @@ class Branches:
         stand.shares = move(self.scenario.episode, before, np.full_like(before, target))
         self._env.simulator.advance(stand.slot.state, stand.shares[0])
         self.steps += 1
+        counts = stand.played >= self._uncounted
+        stand.played += 1
         out = stand.slot.state.out
         told = Telemetry(out.node[None], out.cluster[None], out.latency[None], out.warm[None])
         if not self._rewarded:  # formulas and reward would take as long as a copy of the state
-            return Window.of(told, 0.0)
+            return Window.of(told, 0.0, counts)
         figures = window_metrics(self.scenario, told, before)
-        return Window.of(told, float(total(self._reward.terms(told, figures))[0]))
+        reward = float(total(self._reward.terms(told, figures))[0])
+        return Window.of(told, reward, counts)
 
     def follow(self, plan: Plan) -> list[Window]:
         """Simulate a whole schedule from its beginning."""

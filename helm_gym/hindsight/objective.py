@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from helm_gym.config.scenario import Scenario
 from helm_gym.envs.reward import PRESETS, RewardConfig
 from helm_gym.errors import ConfigError, nearest
-from helm_gym.runs.rollout import Episode, tail_ms
+from helm_gym.runs.figures import tail_ms
+from helm_gym.runs.rollout import Episode
 from helm_gym.sim.layout import N_BINS, Node
 from helm_gym.sim.simulator import Telemetry
 from helm_gym.sim.stages import bin_edge
@@ -47,15 +48,26 @@ class Window:
     latency_s: float  # sum over admitted requests
     latency: Counts  # (L,) histogram of them
     reward: float
+    counts: bool = True  # in figures of the episode, and so in the objective
 
     @classmethod
-    def of(cls, told: Telemetry, reward: float) -> Window:
+    def of(cls, told: Telemetry, reward: float, counts: bool = True) -> Window:
         """The window of the only cluster."""
         sums = told.total[0]
-        counts = told.latency[0].astype(np.int64)
+        latency = told.latency[0].astype(np.int64)
         columns = (Node.ARRIVED, Node.SHED, Node.WITHIN_SLO, Node.LATENCY_S)
         arrived, shed, inside, latency_s = (float(sums[column]) for column in columns)
-        return cls(arrived, shed, inside, latency_s, counts, reward)
+        return cls(arrived, shed, inside, latency_s, latency, reward, counts)
+
+    @property
+    def alone(self) -> Window:
+        """The same, to be judged by itself: it counts, wherever it lies."""
+        return replace(self, counts=True)
+
+
+def counted(windows: Sequence[Window]) -> list[Window]:
+    """Those that figures of the episode count."""
+    return [window for window in windows if window.counts]
 
 
 @dataclass(frozen=True)
@@ -104,6 +116,8 @@ class Objective:
 
     def of_window(self, window: Window) -> float:
         """Cost of a window: what dynamic programming sums."""
+        if not window.counts:
+            return 0.0
         in_slos = window.latency_s / (self.scenario.slo.p99_ms.value * MS)
         if self.name != TAIL:
             return TIE_REWARD * in_slos / max(window.arrived - window.shed, 1.0) - window.reward
@@ -114,17 +128,18 @@ class Objective:
         """Cost of a whole episode, by which schedules and policies are compared."""
         if self.name == TAIL:
             return episode.figures["tail_ms"]
-        return -float(episode.series["reward"].mean())
+        return -float(episode.series["reward"][episode.uncounted :].mean())
 
     def of_windows(self, windows: Sequence[Window]) -> float:
         """The same of windows, bit for bit, wherever they come from."""
         if self.name != TAIL:
-            return -float(np.array([window.reward for window in windows]).mean())
+            return -float(np.array([window.reward for window in counted(windows)]).mean())
         return tail_of(self.scenario, windows)
 
 
 def tail_of(scenario: Scenario, windows: Sequence[Window]) -> float:
-    """P99 over all arrivals of some windows, a shed one counting as the deadline (ms)."""
+    """P99 over all arrivals of those windows that count, a shed one being the deadline (ms)."""
+    windows = counted(windows)
     latency: Counts = np.sum([window.latency for window in windows], axis=0, dtype=np.int64)
     arrived = sum(window.arrived for window in windows)
     shed = sum(window.shed for window in windows)

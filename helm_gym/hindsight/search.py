@@ -21,7 +21,7 @@ from helm_gym.envs.action import INCREMENTS, ROUNDING
 from helm_gym.errors import ConfigError
 from helm_gym.hindsight.branches import Branches, Plan
 from helm_gym.hindsight.dp import Choices, Unreachable, corridor, solve
-from helm_gym.hindsight.objective import TAIL, Objective, Window, tail_of
+from helm_gym.hindsight.objective import TAIL, Objective, Window, counted, tail_of
 from helm_gym.provenance import code_digest
 from helm_gym.store import digest_of
 from helm_gym.units import MS
@@ -72,7 +72,8 @@ class Outcome(Frozen):
 
     @classmethod
     def of(cls, objective: Objective, windows: Sequence[Window]) -> Outcome:
-        """Figures of an episode from its windows."""
+        """Figures of an episode from its windows, those that count."""
+        windows = counted(windows)
         arrived, shed, inside, latency_s = (
             sum(getattr(window, name) for window in windows)
             for name in ("arrived", "shed", "inside", "latency_s")
@@ -278,7 +279,8 @@ class Hunt:
         steps = range(scenario.episode.steps)
         free = [
             min(
-                sorted(self.still), key=lambda share: objective.of_window(self.still[share][window])
+                sorted(self.still),
+                key=lambda share: objective.of_window(self.still[share][window].alone),
             )
             for window in steps
         ]
@@ -319,7 +321,7 @@ class Hunt:
             others = [share for share in self.held if share != own]
             tried = dict(zip(others, branches.tried(at, others), strict=True))
             tried[own] = branches.go(at, own)
-            cost = {share: self.objective.of_windows([did]) for share, did in tried.items()}
+            cost = {share: self.objective.of_windows([did.alone]) for share, did in tried.items()}
             bound = cost[own] + GOOD * abs(cost[own])
             found.append(tuple(sorted(share for share in cost if cost[share] <= bound)))
             self.progress("flatness", window + 1, len(self.plan.shares))

@@ -29,19 +29,12 @@ from helm_gym.policy import (
     router_of,
     view_of,
 )
-from helm_gym.sim.layout import N_BINS
-from helm_gym.sim.stages import bin_edge, quantile
-from helm_gym.units import MS
+from helm_gym.runs.figures import extra_figures, tail_ms, uncounted_windows, window_tails
+from helm_gym.sim.layout import Node
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 Tick = Callable[[], None]
-
-EXTRA = {
-    "tail_ms": "ms; 99th percentile over all arrivals, a shed one counting as the deadline",
-    "reward": "sum of the reward over the episode",
-}
-"""Figures of an episode beside :data:`helm_gym.metrics.METRICS`."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +43,12 @@ class Episode:
 
     spec: str
     seed: int
-    figures: dict[str, float]  # METRICS and EXTRA over the whole episode
-    series: dict[str, Floats]  # name -> (T,) METRICS and the reward of every window
+    figures: dict[str, float]  # METRICS and EXTRA over the counted windows
+    series: dict[str, Floats]  # name -> (T,) METRICS, tail_ms and the reward of every window
     shares: Floats  # (T, M) EMB share in force
-    latency: Counts  # (L,) histogram of admitted requests
+    latency: Counts  # (L,) histogram of admitted requests in counted windows
     warm: Counts  # (L,) of them, warm ones
+    uncounted: int = 0  # windows at the beginning that no figure counts
 
 
 def run_policy(
@@ -79,8 +73,10 @@ def run_policy(
         tick: called after every window, to move a progress bar.
 
     Raises:
+        ConfigError: the policy asks for what the scenario cannot be, or no window would count.
         PolicyError: the policy raised, or returned something that is no action.
     """
+    uncounted_windows(scenario)  # before anything takes time
     control, observation = view_of(policy)
     try:
         env = EmbKvVectorEnv(
@@ -117,7 +113,7 @@ def with_router(scenario: Scenario, policy: Policy) -> Scenario:
 def _run(
     env: EmbKvVectorEnv, policy: Policy, name: str, seeds: Sequence[int], tick: Tick
 ) -> list[Episode]:
-    share = initial_share_of(policy)
+    share, uncounted = initial_share_of(policy), uncounted_windows(env.scenario)
     checked_reset(policy, name, seeds[0])
     options: dict[str, Any] = {}
     if share is not None:  # as far as the scenario allows it
@@ -136,9 +132,13 @@ def _run(
             env.set_refill_pace(pace)
         obs, rewards, _, truncated, _ = env.step(shares_asked)
         assert env.telemetry is not None
-        for row, total in enumerate(totals):
-            total.add(env.telemetry, env.previous_share, row)
+        if len(windows) >= uncounted:
+            for row, total in enumerate(totals):
+                total.add(env.telemetry, env.previous_share, row)
         figures = window_metrics(env.scenario, env.telemetry, env.previous_share)
+        shed, deadline_ms = env.telemetry.total[:, Node.SHED], env.scenario.slo.deadline_ms.value
+        latency = env.telemetry.latency
+        figures["tail_ms"] = window_tails(figures["p99_ms"], latency, shed, deadline_ms)
         figures["reward"] = env.layout.per_cluster(np.asarray(rewards, np.float64)).mean(axis=1)
         windows.append(figures)
         shares.append(env.shares)
@@ -164,36 +164,15 @@ def _episode(
     figures["tail_ms"] = tail_ms(
         total.latency, figures["shed_rate"], scenario.slo.deadline_ms.value
     )
-    figures["reward"] = float(series["reward"].sum())
+    in_force, uncounted = np.stack([s[row] for s in shares]), uncounted_windows(scenario)
+    figures |= extra_figures(scenario, series, in_force, uncounted)
     return Episode(
         spec=name,
         seed=seed,
         figures=figures,
         series=series,
-        shares=np.stack([s[row] for s in shares]),
+        shares=in_force,
         latency=total.latency.copy(),
         warm=total.warm.copy(),
+        uncounted=uncounted,
     )
-
-
-def tail_ms(latency: Counts, shed_rate: float, deadline_ms: float, q: float = 0.99) -> float:
-    """Quantile over all arrivals when a shed request counts as the deadline.
-
-    Without it a policy that sheds what would be slow looks fast. A request that was admitted and
-    still took longer than the deadline keeps its latency.
-
-    Args:
-        latency: (L,) histogram of admitted requests.
-        shed_rate: shed / arrived.
-        deadline_ms: the wait at which a request is shed.
-        q: which quantile.
-    """
-    admitted = int(latency.sum())
-    if admitted == 0 or shed_rate >= 1.0:
-        return deadline_ms if shed_rate > 0.0 else float("nan")
-    counts = latency.astype(np.uint32)
-    shed = round(shed_rate / (1.0 - shed_rate) * admitted)
-    edges = np.array([bin_edge(i) for i in range(N_BINS)])
-    place = int(np.searchsorted(edges, deadline_ms * MS, side="right")) - 1
-    counts[place] += np.uint32(shed)
-    return float(quantile(counts, q)) / MS

@@ -86,6 +86,32 @@ def paired(values: Sequence[float], reference: Sequence[float]) -> Interval:
     return mean_interval(np.subtract(values, reference).tolist())
 
 
+def ratio(top: Sequence[float], bottom: Sequence[float]) -> Interval:
+    """Ratio of two means over the same seeds, with its interval.
+
+    Means are taken first: a mean of ratios would give most weight to the seed whose bottom happens
+    to be the smallest. Seeds are drawn together for both, because they met the same requests.
+
+    Args:
+        top: one figure per seed. A NaN makes everything NaN; a single seed has no interval.
+        bottom: the other's, in the same order. Its mean should be clearly apart from zero.
+    """
+    a, b = np.asarray(top, np.float64), np.asarray(bottom, np.float64)
+    if a.shape != b.shape:
+        raise ValueError(f"a ratio pairs seeds: {a.size} figures above and {b.size} below")
+    if a.size == 0 or not (np.isfinite(a).all() and np.isfinite(b).all()) or b.mean() == 0.0:
+        return Interval(math.nan, math.nan, math.nan)
+    mean = float(a.mean() / b.mean())
+    if a.size == 1:
+        return Interval(mean, math.nan, math.nan)
+    drawn = np.random.default_rng(RANDOM).integers(0, a.size, (RESAMPLES, a.size))
+    tops, bottoms = a[drawn].mean(axis=1), b[drawn].mean(axis=1)
+    # A resample whose bottom is 0 stands for a ratio beyond all others, and must not be a NaN.
+    apart = np.copysign(np.maximum(np.abs(bottoms), np.finfo(np.float64).tiny ** 0.5), bottoms)
+    low, high = np.quantile(tops / apart, ((1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0))
+    return Interval(mean, float(low), float(high))
+
+
 class Sign(NamedTuple):
     """On how many of the seeds a figure is lower than the reference's."""
 

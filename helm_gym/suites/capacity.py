@@ -21,7 +21,7 @@ import numpy as np
 
 from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError
-from helm_gym.runs.rollout import tail_ms
+from helm_gym.runs.figures import tail_ms
 from helm_gym.seeding import streams_from_seed
 from helm_gym.sim.layout import N_BINS, N_NODE, Node
 from helm_gym.sim.simulator import Simulator

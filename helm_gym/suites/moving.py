@@ -44,6 +44,7 @@ LOAD = 0.95  # that the frozen files have
 DIGESTS = SCENARIOS / f"{PREFIX}.sha"
 TABLE_GB = 200.0
 STEP_S = 5.0
+UNCOUNTED_S = 60.0  # under a policy's control, until it has left the initial share
 GRID = share_grid(0.1, 0.9, 0.1)
 MEASURED_S = 120.0
 BASE = "taobao-shift"
@@ -83,7 +84,12 @@ def base(dataset: str, router: str) -> dict[str, Any]:
     }  # fmt: skip
     data["workload"] |= {"profile": dataset, "mix": {"feed": MIDDLE, "search": 1.0 - MIDDLE}}
     data["router"]["name"] = router
-    data["episode"] |= {"step_s": STEP_S, "steps": round(EPISODE_S / STEP_S), "warm_starts": 1}
+    data["episode"] |= {
+        "step_s": STEP_S,
+        "steps": round((EPISODE_S + UNCOUNTED_S) / STEP_S),
+        "uncounted_s": UNCOUNTED_S,
+        "warm_starts": 1,
+    }
     return data
 
 

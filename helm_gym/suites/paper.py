@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from helm_gym.baselines.static import share_grid
-from helm_gym.config.scenario import SCENARIOS, Router, Scenario
+from helm_gym.config.scenario import SCENARIOS, Episode, Router, Scenario
 from helm_gym.config.workload import PROFILES
 from helm_gym.errors import ConfigError
 from helm_gym.files import write_text
@@ -251,7 +251,12 @@ def as_file(data: Mapping[str, Any]) -> str:
     if not (PROFILES / f"{profile}.yaml").is_file():
         raise ConfigError(f"suite: profile {profile!r} is not shipped")
     episode = data["episode"]
-    kept["episode"] = {k: episode[k] for k in ("step_s", "steps", "warmup_s")}
+    always = ("step_s", "steps", "warmup_s")
+    kept["episode"] = {
+        name: episode[name]
+        for name, usual in Episode.model_fields.items()
+        if name in always or episode.get(name, usual.default) != usual.default
+    }
     return "# Written by helm-gym suite freeze.\n" + yaml.safe_dump(
         _without_nothing(kept), sort_keys=False, allow_unicode=True, width=110
     )

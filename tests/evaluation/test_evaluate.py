@@ -19,7 +19,8 @@ from helm_gym.evaluation.search import Budget, search
 from helm_gym.evaluation.specs import make_policy
 from helm_gym.evaluation.tables import result_table, span, verdict
 from helm_gym.runs import stats
-from helm_gym.runs.rollout import Episode, run_policy, tail_ms
+from helm_gym.runs.figures import tail_ms
+from helm_gym.runs.rollout import Episode, run_policy
 from helm_gym.sim.layout import N_BINS
 from helm_gym.sim.stages import latency_bin
 from helm_gym.suites import mixes

@@ -19,6 +19,7 @@ from helm_gym.baselines.schedule import Schedule, SchedulePolicy
 from helm_gym.baselines.static import StaticPolicy
 from helm_gym.benchmark import hindsight as metrics
 from helm_gym.benchmark import hindsight_report as report
+from helm_gym.benchmark.distance import distance, distance_good
 from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError
 from helm_gym.evaluation.specs import make_policy
@@ -167,8 +168,8 @@ def test_good_shares_hold_the_schedules_own(found: room.Hindsight) -> None:
 def test_distances() -> None:
     grid, good = [0.1, 0.2, 0.3, 0.4], [(0.2, 0.3), (0.1, 0.4)]
     shares = np.array([[0.25, 0.35], [0.2, 0.5]])
-    assert metrics.distance(shares, (0.2, 0.1)) == pytest.approx((0.05 + 0.15 + 0.1 + 0.4) / 4)
-    assert metrics.distance_good(shares, good, grid) == pytest.approx((0 + 0.05 + 0.1 + 0.1) / 4)
+    assert distance(shares, (0.2, 0.1)) == pytest.approx((0.05 + 0.15 + 0.1 + 0.4) / 4)
+    assert distance_good(shares, good, grid) == pytest.approx((0 + 0.05 + 0.1 + 0.1) / 4)
 
 
 def test_a_corridor_that_is_cut_says_so(phases: Scenario) -> None:

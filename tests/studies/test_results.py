@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from helm_gym.baselines.schedule import Schedule
 from helm_gym.benchmark.arrange import REFERENCE, load_schedules
-from helm_gym.benchmark.hindsight import distance
+from helm_gym.benchmark.distance import distance
 from helm_gym.benchmark.jobs import run_job
 from helm_gym.benchmark.plan import Job, Setting
 from helm_gym.benchmark.rows import COLUMNS, asked_digest, read_parts, write_rows

@@ -21,7 +21,8 @@ from helm_gym.config.scenario import Scenario
 from helm_gym.evaluation.specs import make_policy
 from helm_gym.policy import Policy
 from helm_gym.provenance import code_digest, policy_digest
-from helm_gym.runs.rollout import run_policy, tail_ms
+from helm_gym.runs.figures import tail_ms
+from helm_gym.runs.rollout import run_policy
 from helm_gym.runs.stats import Interval, mean_interval, paired
 from helm_gym.seeding import streams_from_seed
 from helm_gym.sim.layout import Node

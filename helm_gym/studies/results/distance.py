@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helm_gym.benchmark.arrange import Row
-from helm_gym.benchmark.hindsight import distance
+from helm_gym.benchmark.distance import distance
 from helm_gym.benchmark.replay import setting_of
 from helm_gym.benchmark.rows import OK
 from helm_gym.console import progress_bar
