@@ -42,6 +42,7 @@ _make_function: Any = importlib.import_module("numba._dynfunc").make_function
 # the same machine code in the end, in about twice the time.
 TAILORED = numba.__version__.startswith("0.68.")
 LARGEST = "kernel.step-*.nbi"  # what the cache has where the kernels have been compiled before
+SIMULATOR = "helm_gym.sim."  # the modules whose every index check-bounds has seen
 SAID = "HELM_GYM_COMPILES"  # set where this process, or the one that started it, has said so
 _outlined: set[Any] = set()  # functions that callers do not take in
 
@@ -99,13 +100,16 @@ class _Unfinished(JITCodeLibrary):
 
 
 @contextmanager
-def _indices_as_they_are() -> Iterator[None]:
-    """Compile ``array[i]`` without asking whether ``i`` counts from the end.
+def _indices_as_they_are(function: Callable[..., Any]) -> Iterator[None]:
+    """Compile ``array[i]`` in the simulator without asking whether ``i`` counts from the end.
 
-    No kernel's index is negative (``helm-gym check-bounds`` refuses any), and to ask for every
-    access costs a request some 5 % of its time. Numba compiles under a lock of its own, so no
-    function of the user's meets this.
+    No index there is negative (``helm-gym check-bounds`` refuses any), and to ask for every access
+    costs a request some 5 % of its time. Kernels of other rooms may count from the end. Numba
+    compiles under a lock of its own, so no function of the user's meets this.
     """
+    if not function.__module__.startswith(SIMULATOR):
+        yield
+        return
 
     def as_it_is(context: Any, builder: Any, kind: Any, index: Any, size: Any) -> Any:
         return context.cast(builder, index, kind, types.intp if kind.signed else types.uintp)
@@ -125,7 +129,7 @@ class _LowerForPython(NativeLowering):
 
     def run_pass(self, state: Any) -> bool:
         """Add the lowered kernel to ``state``."""
-        with _indices_as_they_are():
+        with _indices_as_they_are(state.func_id.func):
             return bool(Lowering.run_pass(self, state))
 
 
@@ -141,7 +145,7 @@ class _LowerForCallers(NativeLowering):
         unfinished: Any = _Unfinished
         library = state.library = unfinished(state.targetctx.codegen(), name)
         state.flags.no_compile = True
-        with _indices_as_they_are():
+        with _indices_as_they_are(state.func_id.func):
             Lowering.run_pass(self, state)
         library.finalize()
         lowered = state["cr"]

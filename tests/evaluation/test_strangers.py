@@ -116,7 +116,7 @@ def test_no_reader_of_a_model_imports_what_it_names(reader: str, model: Path) ->
         "evaluate -s taobao-steady --seeds 1 -q -p ppo:{}",
         "bench --suite taobao-steady --quick -q -p ppo:{}",
         "goodput -s taobao-steady --seeds 1 -q -p ppo:{}",
-        "hindsight -s taobao-steady --quick -q -p ppo:{}",
+        "hindsight -s taobao-steady --fast -q -p ppo:{}",
         "export out.onnx --base {}",
         "decision-speed --base {} -q",
     ],

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from helm_gym.provenance import cache_folder, imported_modules
@@ -38,6 +39,11 @@ def _twice(x: float) -> float:
 
 
 @compiled.kernel
+def _last(values: np.ndarray) -> float:
+    return float(values[-1])
+
+
+@compiled.kernel
 def _all(x: float) -> float:
     return _twice(_half(x)) + _half(x)
 
@@ -46,6 +52,11 @@ def test_every_kernel_is_called_from_kernels_and_from_python() -> None:
     assert _all(3.0) == 4.5
     assert _half(3.0) == 1.5
     assert _twice(3.0) == 6.0
+
+
+def test_only_the_simulators_kernels_cannot_count_from_the_end() -> None:
+    assert _last(np.arange(3.0)) == 2.0
+    assert _last.__module__ != compiled.SIMULATOR and not _last.__module__.startswith("helm_gym.")
 
 
 def test_another_numba_compiles_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
