@@ -50,6 +50,7 @@ BEST = "best"
 """What stands after the colon where a search is to find the settings, in one scenario."""
 DATASET, SUITE = "dataset", "suite"
 """The same for a search once over all regimes of a data set, and once over a whole suite."""
+WORDS = (BEST, DATASET, SUITE)
 
 FORMS: Mapping[str, str] = {
     STATIC: "static:0.45 (that share for ever) or static:best (grid search)",
@@ -94,7 +95,7 @@ def _rule(spec: Spec) -> Policy:
     if spec.inside is not None and spec.argument:
         raise ConfigError(f"{where}: {spec.argument!r} follows its settings; write {form}")
     known = [setting.name for setting in fields(rule) if setting.init]
-    words = (BEST,) if spec.kind in RULES else ()
+    words = WORDS if spec.kind in RULES else ()
     settings = parse_settings(spec.settings, where, form, known, words)
     try:
         policy: Any = rule(**settings)  # type: ignore[arg-type]
@@ -110,7 +111,11 @@ def _static(spec: Spec) -> Policy:
     except ConfigError:
         raise
     except ValueError:
-        hint = nearest(spec.text, (f"{STATIC}:{BEST}",)) if spec.argument.isalpha() else ""
+        hint = (
+            nearest(spec.text, [f"{STATIC}:{word}" for word in WORDS])
+            if spec.argument.isalpha()
+            else ""
+        )
         raise ConfigError(
             f"policy {spec.text!r} needs a share{hint}; write {FORMS[STATIC]}"
         ) from None

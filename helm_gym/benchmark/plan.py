@@ -129,7 +129,7 @@ def among(spec: str, scenario: Scenario, planned: Sequence[Scenario]) -> tuple[S
         return tuple(
             other
             for other in alike
-            if (other.workload.profile, other.workload.load) == (own.profile, own.load)
+            if (other.workload.profile.name, other.workload.load) == (own.profile.name, own.load)
         )
     found = tuple(other for other in alike if not held_out(other))
     if not found:

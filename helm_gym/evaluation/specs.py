@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from helm_gym.baselines import registry
 from helm_gym.baselines.own import FORM, check_allowed, is_own, make_own
-from helm_gym.baselines.registry import BEST, DATASET, RULES, STATIC, SUITE
+from helm_gym.baselines.registry import BEST, DATASET, RULES, STATIC, SUITE, WORDS
 from helm_gym.config.quantity import Frozen
 from helm_gym.errors import ConfigError, nearest
 from helm_gym.policy import Policy
@@ -156,7 +156,7 @@ def _make(text: str, allow: Collection[str], around: tuple[str, ...]) -> Policy:
 def _offer(text: str) -> str:
     """The nearest known name; of a text that is like none, all names and forms."""
     for tried in (text, text.partition(":")[0].partition("(")[0]):
-        hint = nearest(tried, (*KNOWN, *COMMON_SEARCHES))
+        hint = nearest(tried, KNOWN)
         if hint.startswith("; did you mean"):
             return hint
     return f"; known: {', '.join(KNOWN)}. Policies are written as: {'; '.join(FORMS.values())}"
@@ -244,7 +244,7 @@ def _helm(spec: Spec, allow: Collection[str]) -> Policy:
     )
 
 
-def _settings(spec: Spec, model: type[Frozen], words: Collection[str] = (BEST,)) -> dict[str, str]:
+def _settings(spec: Spec, model: type[Frozen], words: Collection[str] = WORDS) -> dict[str, str]:
     """Settings of a spec, whose names are those of a model; of a wrapper those in brackets."""
     where, form = f"policy {spec.text!r}", FORMS[spec.kind]
     if spec.kind in WRAPPERS:
