@@ -1,9 +1,10 @@
 """The suite of moving optima: three data sets in four regimes, under two routers.
 
 All data sets have a table of the same size, so that they differ in popularity, activity and
-sessions. The ends between which a mix moves are those whose capacity-optimal shares lie farthest
-apart. :func:`measure` finds the capacity of every stretch, by static shares alone; what it found
-stands in ``capacities.json``, and :func:`cell` makes a scenario of it.
+sessions; it is the size at which optima lie inside the range of shares and move most. The ends
+between which a mix moves are those whose capacity-optimal shares lie farthest apart.
+:func:`measure` finds the capacity of every stretch, by static shares alone; what it found stands in
+``capacities.json``, and :func:`cell` makes a scenario of it.
 """
 
 from __future__ import annotations
@@ -42,11 +43,14 @@ LOADS = (0.8, 0.95, 1.05)
 """Of what each stretch's best static share carries: calm, the edge, beyond it."""
 LOAD = 0.95  # that the frozen files have
 DIGESTS = SCENARIOS / f"{PREFIX}.sha"
-TABLE_GB = 200.0
+TABLES_GB = (50.0, 100.0, 150.0, 200.0)
+TABLE_GB = 100.0
+"""A node's slice of the table, of all data sets; :func:`best_table` says why this one."""
 STEP_S = 5.0
 UNCOUNTED_S = 60.0  # under a policy's control, until it has left the initial share
 GRID = share_grid(0.1, 0.9, 0.1)
 MEASURED_S = 120.0
+CHOSEN_S = 60.0  # of a measurement that chooses the table
 BASE = "taobao-shift"
 CAPACITIES = Path(__file__).with_name("capacities.json")
 GUESS_RPS = 130.0  # per node, where a search begins
@@ -67,7 +71,7 @@ class Carried:
     by_share: dict[str, float]  # requests/s per node, 0 where no rate meets the SLO
 
 
-def base(dataset: str, router: str) -> dict[str, Any]:
+def base(dataset: str, router: str, table_gb: float = TABLE_GB) -> dict[str, Any]:
     """A data set's scenario as plain data, its stream still to be given.
 
     Raises:
@@ -79,7 +83,7 @@ def base(dataset: str, router: str) -> dict[str, Any]:
     data = Scenario.load(BASE).to_dict()
     data |= {"version": VERSION, "nodes": 8}
     data["emb"]["table_gb"] = {
-        "value": TABLE_GB, "unit": "GB", "assumed": True, "low": 20.0, "high": 1000.0,
+        "value": table_gb, "unit": "GB", "assumed": True, "low": 20.0, "high": 1000.0,
         "source": "assumed: this node's slice of a production table, the same for all data sets",
     }  # fmt: skip
     data["workload"] |= {"profile": dataset, "mix": {"feed": MIDDLE, "search": 1.0 - MIDDLE}}
@@ -93,17 +97,21 @@ def base(dataset: str, router: str) -> dict[str, Any]:
     return data
 
 
-def alone(dataset: str, router: str, stretch: Mapping[str, Any]) -> Scenario:
+def alone(
+    dataset: str, router: str, stretch: Mapping[str, Any], table_gb: float = TABLE_GB
+) -> Scenario:
     """One stretch for ever."""
-    data = base(dataset, router)
+    data = base(dataset, router, table_gb)
     data["workload"]["regime"] = {"kind": "course", "stretches": [dict(stretch)]}
     return Scenario.parse(data | {"name": "stretch", "description": ""}, "suite")
 
 
-def _carried(job: tuple[str, str, str]) -> Carried:
-    dataset, router, name = job
-    probe = Probe(alone(dataset, router, lone_stretches()[name]), SEEDS, MEASURED_S)
-    found = probe.capacities(GRID, GUESS_RPS)
+def _carried(job: tuple[str, str, str, float, float]) -> Carried:
+    dataset, router, name, table_gb, seconds = job
+    stretch = lone_stretches()[name]
+    found = Probe(alone(dataset, router, stretch, table_gb), SEEDS, seconds).capacities(
+        GRID, GUESS_RPS
+    )
     top = max(found.values())
     if top <= 0.0:
         raise ConfigError(f"{dataset}, {router}, {name}: no static share meets the SLO")
@@ -116,6 +124,24 @@ def _carried(job: tuple[str, str, str]) -> Carried:
     )
 
 
+Optima = Mapping[str, Sequence[float]]  # by data set: best shares of mostly feed, mostly search
+
+
+def best_table(optima: Mapping[float, Optima]) -> float:
+    """The table whose optima are least often at an end of the range, and of several move most.
+
+    Args:
+        optima: by size in GB.
+    """
+
+    def rank(size: float) -> tuple[int, float]:
+        shares = [share for pair in optima[size].values() for share in pair]
+        at_an_end = sum(not GRID[0] < share < GRID[-1] for share in shares)
+        return at_an_end, -sum(abs(first - last) for first, last in optima[size].values())
+
+    return min(optima, key=rank)
+
+
 def measure(path: Path = CAPACITIES, *, jobs: int = 2, say: Callable[[str], None] = print) -> None:
     """Measure the capacity of every stretch and write the table.
 
@@ -124,16 +150,46 @@ def measure(path: Path = CAPACITIES, *, jobs: int = 2, say: Callable[[str], None
         jobs: processes.
         say: told what was found.
     """
-    known = json.loads(path.read_text(encoding="utf-8"))["found"] if path.is_file() else {}
-    wanted = [(d, r, name) for d in DATASETS for r in ROUTERS for name in lone_stretches()]
-    left = [job for job in wanted if " / ".join(job) not in known]
+    table = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known, tables = table.get("found", {}), table.get("tables", {})
+    outer = (mix_name(FEED_PARTS[0]), mix_name(FEED_PARTS[-1]))
+    jobs_of = {
+        f"{size:g} GB / {d} / {n}": (tables, (d, ROUTERS[0], n, size, CHOSEN_S))
+        for size, d, n in product(TABLES_GB, DATASETS, outer)
+    }
+    for d, r, n in product(DATASETS, ROUTERS, lone_stretches()):
+        jobs_of[f"{d} / {r} / {n}"] = (known, (d, r, n, TABLE_GB, MEASURED_S))
+    left = {name: job for name, job in jobs_of.items() if name not in job[0]}
     about = f"helm-gym suite measure, {today()}: highest rate that a static share carries"
     with mapper(jobs) as pool:
-        for job, found in zip(left, pool(_carried, left), strict=True):
-            known[" / ".join(job)] = asdict(found)
-            table = {"source": about, "found": {k: known[k] for k in sorted(known)}}
-            write_text(path, json.dumps(table, indent=1) + "\n")
-            say(f"{' / '.join(job)}: {found.rps_per_node:g} at share {found.best_share:g}")
+        measured = pool(_carried, [parts for _, parts in left.values()])
+        for (name, (kept, _)), found in zip(left.items(), measured, strict=True):
+            kept[name] = asdict(found)
+            written = {"source": about, "tables": tables, "found": known}
+            write_text(path, json.dumps(written, indent=1, sort_keys=True) + "\n")
+            say(f"{name}: {found.rps_per_node:g} at share {found.best_share:g}")
+
+
+def optima() -> dict[float, dict[str, tuple[float, float]]]:
+    """Best shares of mostly feed and mostly search, by size of the table and data set."""
+    found = _table()["tables"]
+    return {
+        size: {
+            d: tuple(
+                found[f"{size:g} GB / {d} / {mix_name(feed)}"]["best_share"]
+                for feed in (FEED_PARTS[0], FEED_PARTS[-1])
+            )
+            for d in DATASETS
+        }
+        for size in TABLES_GB
+    }
+
+
+def _table() -> dict[str, Any]:
+    if not CAPACITIES.is_file():
+        raise ConfigError(f"{CAPACITIES} is missing; run helm-gym suite measure")
+    found: dict[str, Any] = json.loads(CAPACITIES.read_text(encoding="utf-8"))
+    return found
 
 
 @cache
@@ -143,9 +199,7 @@ def carried() -> Mapping[str, Carried]:
     Raises:
         ConfigError: nothing was.
     """
-    if not CAPACITIES.is_file():
-        raise ConfigError(f"{CAPACITIES} is missing; run helm-gym suite measure")
-    found = json.loads(CAPACITIES.read_text(encoding="utf-8"))["found"]
+    found = _table()["found"]
     return {
         name: Carried(**{**about, "alike": tuple(about["alike"])}) for name, about in found.items()
     }

@@ -34,6 +34,12 @@ def test_a_capacity_is_that_of_its_best_share(name: str) -> None:
         assert alike == (rate >= 0.98 * found.rps_per_node - 1e-9) or not alike
 
 
+def test_the_table_is_the_one_whose_optima_lie_inside_and_move_most() -> None:
+    assert moving.best_table(moving.optima()) == moving.TABLE_GB
+    inside, at_an_end, still = {"x": (0.3, 0.5)}, {"x": (0.1, 0.8)}, {"x": (0.5, 0.5)}
+    assert moving.best_table({1.0: at_an_end, 2.0: still, 3.0: inside}) == 3.0
+
+
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_the_ends_are_the_mixes_whose_optima_lie_farthest_apart(dataset: str) -> None:
     first, last = moving.ends(dataset, ROUTERS[0])
