@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from helm_gym.baselines.one_move import OneMove
+from helm_gym.baselines.static import share_grid
 from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError
 from helm_gym.evaluation.common import SCORES, Scores, ratios, scores, scores_key
@@ -29,9 +30,9 @@ def search_one_move(
 ) -> Search:
     """Find the single move with the lowest mean tail on the seeds given, coarsely.
 
-    First all pairs of five shares at five moments, and each share for ever, on the first seed. Then
-    the ten best on all seeds, and then what lies beside the best of them: half a step in a share
-    or a tenth of the episode. Some 120 episodes on one seed and 18 on the others.
+    First all pairs of five shares at five moments, and the shares of ``static:best`` for ever, on
+    the first seed. Then the ten best on all seeds, and then what lies beside the best of them: half
+    a step in a share or a tenth of the episode. Some 130 episodes on one seed and 18 on the others.
 
     Args:
         scenario: where.
@@ -67,9 +68,10 @@ def search_one_move(
 
 def first_look(scenario: Scenario) -> list[Move]:
     """Moves that are tried first; a share for ever is a move to itself."""
-    grid = _shares(scenario)
+    grid, episode = _shares(scenario), scenario.episode
     pairs = [(a, b, tenth) for a in grid for b in grid if a != b for tenth in TENTHS]
-    return [*((share, share, 0) for share in grid), *pairs]
+    fixed = share_grid(episode.share_min, episode.share_max)
+    return [*((share, share, 0) for share in fixed), *pairs]
 
 
 def beside(scenario: Scenario, move: Move) -> list[Move]:

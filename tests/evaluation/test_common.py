@@ -157,7 +157,7 @@ def test_the_best_single_move_is_the_best_of_what_was_tried(tiny: Scenario, tmp_
 def test_moves_lie_on_the_grid_and_inside_the_episode(tiny: Scenario) -> None:
     long = tiny.replace({"episode.steps": 240, "episode.share_min": 0.1, "episode.share_max": 0.9})
     first = one_move.first_look(long)
-    assert len(set(first)) == len(first) == 5 + 20 * 5
+    assert len(set(first)) == len(first) == 17 + 20 * 5
     assert one_move.written(long, (0.1, 0.7, 3)) == "one-move:first=0.1,then=0.7,after=72"
     near: list[Any] = one_move.beside(long, (0.1, 0.7, 9))
     assert near == [(0.2, 0.7, 9), (0.1, 0.6, 9), (0.1, 0.8, 9), (0.2, 0.8, 9), (0.1, 0.7, 8)]
