@@ -1,4 +1,4 @@
-"""What each weight costs: prices against formulas, simulated moves, and the page that shows them."""
+"""What each weight costs: prices against formulas, simulated moves, and the page of them."""
 
 from __future__ import annotations
 
