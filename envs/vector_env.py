@@ -18,7 +18,7 @@ from helm_gym.envs.action import Layout, move
 from helm_gym.envs.arguments import RENDERING, PlainSpec, load_scenario, refuse
 from helm_gym.envs.infos import vector_infos
 from helm_gym.envs.observation import Observer
-from helm_gym.envs.reward import Reward, RewardConfig
+from helm_gym.envs.reward import DEFAULT, Reward, RewardConfig
 from helm_gym.envs.telling import Telling
 from helm_gym.errors import ConfigError
 from helm_gym.seeding import draw_streams
@@ -85,7 +85,7 @@ class EmbKvVectorEnv(Telling, VectorEnv[Observations, NDArray[Any], NDArray[Any]
         control: str = "cluster",
         action: str = "share",
         observation: str = "paper7",
-        reward: str | Mapping[str, Any] | RewardConfig = "paper",
+        reward: str | Mapping[str, Any] | RewardConfig = DEFAULT,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         threads: int = 1,
         render_mode: str | None = None,

@@ -26,7 +26,7 @@ from helm_gym.config.safe_yaml import read_yaml
 from helm_gym.config.scenario import Scenario
 from helm_gym.envs.action import Layout
 from helm_gym.envs.observation import FEATURES
-from helm_gym.envs.reward import Reward, RewardConfig
+from helm_gym.envs.reward import DEFAULT, Reward, RewardConfig
 from helm_gym.errors import CheckpointError, ConfigError, nearest
 from helm_gym.files import write_text
 from helm_gym.provenance import code_digest, versions
@@ -54,7 +54,7 @@ class TrainConfig(Frozen):
     draws: str | None = None  # folder that keeps what was drawn; None: draws in ``run_dir``
     control: Control | None = None  # None: "node" for a suite, else "cluster"
     observation: str = "extended"
-    reward: str | dict[str, Any] = "paper"
+    reward: str | dict[str, Any] = DEFAULT
     settings: dict[str, Any] = Field(default_factory=dict)  # changes to its YAML entry
     decisions: int | None = Field(default=None, gt=0)  # rows times windows; to whole updates
     clusters: int | None = Field(default=None, gt=0)  # simulated side by side

@@ -36,7 +36,9 @@ def evaluate(
         float | None,
         typer.Option(help="Short for --set workload.load=LOAD."),
     ] = None,
-    reward: Annotated[str, typer.Option(help="Reward preset of the reward column.")] = "paper",
+    reward: Annotated[
+        str | None, typer.Option(help="Preset of the reward column; tail_and_refill.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Write a row per policy and seed: .parquet or .json."),
@@ -49,6 +51,7 @@ def evaluate(
     """Compare policies on the same held-out request streams."""
     from rich.console import Console
 
+    from helm_gym.envs.reward import DEFAULT
     from helm_gym.evaluation import evaluate as room
     from helm_gym.evaluation.tables import result_table, verdict
     from helm_gym.suites.seeds import EVALUATION_SEEDS
@@ -60,7 +63,7 @@ def evaluate(
         load_scenario(scenario, [*(settings or ()), *extra]),
         policy,
         seeds=EVALUATION_SEEDS[:seeds],
-        reward=reward,
+        reward=reward or DEFAULT,
         threads=cores(threads),
         progress=not quiet,
         allow=allow or (),
@@ -106,7 +109,7 @@ def train(
         typer.Option(help="cluster, node or per_node; cluster, or node for a suite."),
     ] = None,
     observation: Annotated[str | None, typer.Option(help="paper7 or extended; extended.")] = None,
-    reward: Annotated[str | None, typer.Option(help="Reward preset; paper.")] = None,
+    reward: Annotated[str | None, typer.Option(help="Reward preset; tail_and_refill.")] = None,
     decisions: Annotated[
         int | None,
         typer.Option(min=1, help="How long: rows times windows."),

@@ -13,6 +13,7 @@ from helm_gym import store
 from helm_gym._version import __version__
 from helm_gym.config.scenario import Scenario
 from helm_gym.console import progress_bar
+from helm_gym.envs.reward import DEFAULT
 from helm_gym.errors import ConfigError
 from helm_gym.evaluation.search import Search, most_tried, search
 from helm_gym.evaluation.specs import SEARCHES, make_policy
@@ -104,7 +105,7 @@ def evaluate(
     seeds: Sequence[int] | None = None,
     policies: Mapping[str, Policy] | None = None,
     labels: Mapping[str, str] | None = None,
-    reward: str | Mapping[str, Any] = "paper",
+    reward: str | Mapping[str, Any] = DEFAULT,
     threads: int = 1,
     progress: bool = False,
     allow: Collection[str] = (),

@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from helm_gym.config.scenario import Scenario
-from helm_gym.envs.reward import RewardConfig
+from helm_gym.envs.reward import DEFAULT, RewardConfig
 from helm_gym.envs.vector_env import EmbKvVectorEnv
 from helm_gym.errors import ConfigError
 from helm_gym.metrics import EpisodeMetrics, window_metrics
@@ -57,7 +57,7 @@ def run_policy(
     name: str,
     seeds: Sequence[int],
     *,
-    reward: str | Mapping[str, Any] | RewardConfig = "paper",
+    reward: str | Mapping[str, Any] | RewardConfig = DEFAULT,
     threads: int = 1,
     tick: Tick | None = None,
 ) -> list[Episode]:

@@ -183,4 +183,4 @@ def test_a_digest_changes_with_the_seed_and_not_with_the_number_of_threads(
     assert len(one) == 64
     assert digest({"scenario": tiny_scenario, "threads": 2}, seed=1) == one
     assert digest({"scenario": tiny_scenario}, seed=2) != one
-    assert digest({"scenario": tiny_scenario, "reward": "balanced"}, seed=1) != one
+    assert digest({"scenario": tiny_scenario, "reward": "mean_latency"}, seed=1) != one

@@ -181,7 +181,7 @@ def test_a_state_goes_on_bit_for_bit_and_a_foreign_one_changes_nothing(tmp_path:
     [
         ({"control": "cluster"}, "control"),
         ({"observation": "paper7"}, "observation"),
-        ({"reward": "balanced"}, "reward_config"),
+        ({"reward": "mean_latency"}, "reward_config"),
         ({"action": "choice"}, "action"),
         ({"overrides": {"nodes": 2}}, "nodes"),
         ({"autoreset_mode": "NextStep"}, "in the step that ends"),

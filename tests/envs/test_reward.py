@@ -9,7 +9,7 @@ import pytest
 
 from helm_gym.config.scenario import Scenario
 from helm_gym.envs.action import Layout
-from helm_gym.envs.reward import PRESETS, TERMS, Reward, RewardConfig, total
+from helm_gym.envs.reward import DEFAULT, PRESETS, TERMS, Reward, RewardConfig, total
 from helm_gym.envs.single_env import EmbKvEnv
 from helm_gym.envs.vector_env import EmbKvVectorEnv
 from helm_gym.errors import ConfigError
@@ -91,12 +91,27 @@ def test_latency_is_the_deadline_when_all_was_shed_and_nothing_when_none_came(
 
 @pytest.mark.parametrize("load", [0.5, 1.0, 1.4, 4.0])
 def test_paper_is_its_formula_to_the_last_bit(tiny: Scenario, load: float) -> None:
-    env = EmbKvEnv(tiny.replace({"workload.load": load}))
+    env = EmbKvEnv(tiny.replace({"workload.load": load}), reward="paper")
     env.reset(seed=3)
     slo, weight = tiny.slo.p99_ms.value, 0.1
     for share in SHARES:
         _, reward, _, _, info = env.step(np.array([share]))
         assert reward == info["slo_satisfaction"] - weight * (max(0.0, info["p99_ms"] - slo) / slo)
+
+
+@pytest.mark.parametrize("load", [0.5, 1.0, 1.4, 4.0])
+def test_the_default_is_its_formula(tiny: Scenario, load: float) -> None:
+    env = EmbKvEnv(tiny.replace({"workload.load": load}))
+    assert env.vector_env.reward_config == PRESETS[DEFAULT]
+    env.reset(seed=3)
+    slo, pools_gb = tiny.slo.p99_ms.value, tiny.nodes * tiny.memory.pool_gb.value
+    moved = []
+    for share in SHARES:
+        _, reward, _, _, info = env.step(np.array([share]))
+        late = info["p99_ms"] / slo + 3.0 * (1.0 - info["slo_satisfaction"])
+        moved.append(info["refill_gb"] / pools_gb + info["share_moved"])
+        assert reward == pytest.approx(-(late + moved[-1]))
+    assert max(moved) > 0.5, "nothing moved, so the prices of moves were not seen"
 
 
 def test_paper_with_nothing_served(tiny: Scenario) -> None:
@@ -140,7 +155,7 @@ def test_presets_load_and_can_be_changed() -> None:
     ("given", "message"),
     [
         ("papre", "reward preset 'papre' does not exist; did you mean 'paper'"),
-        ({"preset": "balance"}, "did you mean 'balanced'"),
+        ({"preset": "tail_refill"}, "did you mean 'tail_and_refill'"),
         ({"sched": 1.0}, "reward: sched: unknown key; did you mean 'shed'"),
         ({"shed": -1.0}, "reward: shed: .*greater than or equal to 0"),
         ({"latency_measure": "p98"}, "reward: latency_measure"),
@@ -159,8 +174,8 @@ def test_node_work_needs_rows_that_are_nodes(tiny: Scenario) -> None:
 
 
 def test_rows_of_a_cluster_share_its_reward(tiny: Scenario) -> None:
-    cluster = EmbKvVectorEnv(2, scenario=tiny, reward="balanced")
-    node = EmbKvVectorEnv(2, scenario=tiny, reward="balanced", control="node")
+    cluster = EmbKvVectorEnv(2, scenario=tiny, reward="tail_and_refill")
+    node = EmbKvVectorEnv(2, scenario=tiny, reward="tail_and_refill", control="node")
     cluster.reset(seed=1)
     node.reset(seed=1)
     for share in SHARES[:4]:

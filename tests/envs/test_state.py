@@ -107,7 +107,7 @@ def test_the_single_environment_continues_too(tiny: Scenario) -> None:
     ("changes", "message"),
     [
         ({"overrides": {"workload.load": 0.8}}, "taken with scenario '"),
-        ({"reward": "balanced"}, "taken with reward '"),
+        ({"reward": "mean_latency"}, "taken with reward '"),
         ({"num_envs": 3}, "taken with clusters 2, but this environment has 3"),
         ({"control": "node"}, "taken with control 'cluster', but this environment has 'node'"),
         ({"observation": "extended"}, "taken with observation 'paper7'"),

@@ -116,7 +116,7 @@ def test_same_step_keeps_the_window_that_ended_the_episode(tiny: Scenario) -> No
 
 
 def test_nodes_are_rows_of_their_cluster(tiny: Scenario) -> None:
-    kwargs = {"scenario": tiny, "observation": "extended", "reward": "balanced"}
+    kwargs = {"scenario": tiny, "observation": "extended", "reward": "mean_latency"}
     node = EmbKvVectorEnv(2, control="node", **kwargs)
     whole = EmbKvVectorEnv(2, control="per_node", **kwargs)
     assert (node.num_envs, node.clusters, node.nodes) == (8, 2, 4)

@@ -21,6 +21,7 @@ from helm_gym.benchmark import hindsight as metrics
 from helm_gym.benchmark import hindsight_report as report
 from helm_gym.benchmark.distance import distance, distance_good
 from helm_gym.config.scenario import Scenario
+from helm_gym.envs.reward import DEFAULT, PRESETS
 from helm_gym.errors import ConfigError
 from helm_gym.evaluation.specs import make_policy
 from helm_gym.hindsight import search as room
@@ -72,6 +73,10 @@ def test_a_wide_lattice_is_brute_force(phases: Scenario, name: str) -> None:
     assert cost == min(costs.values())
     assert costs[plan] == cost
     assert len(set(costs.values())) > 27, "the objective must tell schedules apart"
+
+
+def test_the_tail_does_not_depend_on_the_default_reward(phases: Scenario) -> None:
+    assert Objective("tail", phases).reward == PRESETS["paper"] != PRESETS[DEFAULT]
 
 
 def test_a_wide_lattice_with_short_moves_is_brute_force_over_what_they_reach(
