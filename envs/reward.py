@@ -89,7 +89,7 @@ DEFAULT = "tail_and_refill"
 PRESETS: Mapping[str, RewardConfig] = {
     # Ours. P99 in SLOs has a slope everywhere; violations stand for how many requests the tail
     # holds: policies trained on P99 + 3 x violations held at the edge. log(P99) did not help.
-    # Movement is paid both ways, because shrinking EMB evicts KV and copies nothing. At an SLO of
+    # Movement is paid both ways, because shrinking EMB drops rows and copies nothing. At an SLO of
     # 30 ms a move of 0.04 costs 0.04, which is 1.2 ms of P99 for one window. Upwards, its refill
     # costs as much again. See docs/rewards.md.
     DEFAULT: RewardConfig(

@@ -28,7 +28,7 @@ SHED = "the same shed, besides"
 GIGABYTE = "1 GB refilled, on one node"
 MOVE = f"a move of {FULL_MOVE:g}, all nodes, up or down"
 REFILL = "its refill, if up and copied whole"
-WORK = "1 % of a request's seconds at capacity as work of each"
+WORK = "1 % of the work that a request may take at capacity"
 UNITS = (MS_OF_P99, MS_BEYOND, MS_OF_MEAN, VIOLATIONS, SHED, GIGABYTE, MOVE, REFILL, WORK)
 """What is priced, in one window of one cluster."""
 
