@@ -146,8 +146,8 @@ class Reward:
         """Rewards of all clusters of several, which differ in the scenario only.
 
         Args:
-            rewards: of clusters that follow one another.
-            layout: of all of them.
+            rewards: rewards of clusters that follow one another.
+            layout: where the rows of all those clusters lie.
         """
         one = copy.copy(rewards[0])
         one._layout = layout

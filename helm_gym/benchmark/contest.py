@@ -85,7 +85,7 @@ def contests(rows: Sequence[Row], figure: str) -> dict[Setting, Contest]:
     """Arrange one figure of all rows by setting.
 
     Args:
-        rows: of a benchmark, such as :func:`~helm_gym.benchmark.arrange.load_rows` gives.
+        rows: what a benchmark wrote, such as :func:`~helm_gym.benchmark.arrange.load_rows` gives.
         figure: a column.
 
     Raises:
@@ -147,7 +147,7 @@ def prize(
     did better under the same router, the one that is judged included.
 
     Args:
-        contest: of one figure.
+        contest: what one figure is compared in.
         replays: by seed, the same figure of the search's schedule when it is played.
         loss: see :class:`~helm_gym.benchmark.gap.Gap`.
         static: policy that stands for doing nothing; the best of 17 static shares by default.
@@ -176,8 +176,8 @@ def price(tails: Contest, paid: Contest, policy: str, static: str) -> Figure:
     """What a policy spends beyond a static share, per ms of P99 that it is below it.
 
     Args:
-        tails: of P99.
-        paid: of ``refill_gb``, ``moved_gb`` or ``moves``, in the same setting.
+        tails: what P99 is compared in.
+        paid: what ``refill_gb``, ``moved_gb`` or ``moves``, is compared in, in the same setting.
         policy: who is asked about.
         static: the best static share.
     """

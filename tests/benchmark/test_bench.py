@@ -22,7 +22,7 @@ from helm_gym.benchmark import jobs as bench_jobs
 from helm_gym.benchmark import run as bench
 from helm_gym.benchmark.hparams import write_hparams
 from helm_gym.benchmark.jobs import run_job
-from helm_gym.benchmark.plan import Job, changes_of, make_plan, settings
+from helm_gym.benchmark.plan import REWARD, Job, changes_of, make_plan, settings
 from helm_gym.benchmark.replay import find_row, replay, setting_of
 from helm_gym.benchmark.rows import COLUMNS, FIGURES, WALL_CLOCK, Row, read_rows, schema
 from helm_gym.cli import app
@@ -159,7 +159,8 @@ def read_series(out: Path) -> dict[str, Row]:
 def test_figures_are_those_of_a_plain_rollout(suite: str) -> None:
     (job,) = planned(suite, "balance")
     rows = run_job(job)
-    episodes = run_policy(job.setting.scenario, make_policy("balance"), "balance", job.seeds)
+    scenario, balance = job.setting.scenario, make_policy("balance")
+    episodes = run_policy(scenario, balance, "balance", job.seeds, reward=REWARD)
     assert [{n: row[n] for n in FIGURES} for row in rows] == [e.figures for e in episodes]
 
 

@@ -338,6 +338,7 @@ def test_the_demos_scenario_wants_different_shares_in_its_phases() -> None:
 @pytest.mark.parametrize("name", Scenario.names())
 def test_every_shipped_scenario_runs(name: str) -> None:
     small = {"nodes": 2, "workload.users": 5000, "episode.steps": 2, "episode.warm_starts": 2}
+    small["episode.uncounted_s"] = 0  # nothing of two windows would be left
     scenario = Scenario.load(name).replace({**small, "episode.warmup_s": 10.0})
     (episode,) = run_policy(scenario, make_policy("balance"), "balance", SEEDS[:1])
     expected = scenario.workload.load * scenario.workload.capacity_rps_per_node.value

@@ -189,7 +189,7 @@ def test_a_history_longer_than_the_model_allows_is_refused(tmp_path: Path) -> No
         (
             {},
             {"workload.regime": {"kind": "burst", "amplitude": 3}},
-            "regime burst adds requests of its own",
+            "burst or a rush adds requests of its own",
         ),
         ({"kind": "arrivals", "history": "log"}, {}, "history 'log' needs users"),
         ({"kind": "arrivals", "compression": 1e6}, {}, "set workload.load to .*, or compression"),
