@@ -33,7 +33,7 @@ def capacity(loads: Floats, tails: Floats, slo_ms: float) -> Capacity | Absent:
     Args:
         loads: (L,) loads that were played, in any order, each once.
         tails: (L, n) P99 over all arrivals by load and seed, in ms.
-        slo_ms: of the scenario.
+        slo_ms: P99 that the scenario promises.
 
     Returns:
         The load, or that even the lowest misses the SLO, or that a row is missing.
@@ -73,7 +73,7 @@ def _crossing(loads: Floats, means: Floats, slo_ms: float) -> Floats:
     Args:
         loads: (L,) rising.
         means: (L, R) P99s of R resamples.
-        slo_ms: of the scenario.
+        slo_ms: P99 that the scenario promises.
 
     Returns:
         (R,); the lowest load where none meets it, the highest where that does.

@@ -41,7 +41,7 @@ def score(
     Loads and routers of a cell are averaged first, so that every cell weighs the same.
 
     Args:
-        prizes: of the mean of the 5-s P99s, with :data:`REFERENCE` as their static share.
+        prizes: what the mean of the 5-s P99s can gain over the static share :data:`REFERENCE`.
         policy: spec as asked for.
         moving: names of the cells whose optimum moves.
 

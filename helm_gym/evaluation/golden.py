@@ -52,7 +52,7 @@ POLICIES = (
 )  # fmt: skip
 SEEDS = (40_000, 40_001)
 FIGURES = sorted((*METRICS, "tail_ms", "reward"))
-"""Of an episode. A figure that is added later is made of the same windows, and moves no bit."""
+"""Figures of an episode that count. A later one is made of the same windows and moves no bit."""
 POLICY_STEPS = 36  # three minutes: bursts come and go, and the residual learns
 
 

@@ -168,7 +168,7 @@ def shortened(scenario: Scenario, budget: Budget) -> tuple[Scenario, bool]:
 
     Args:
         scenario: as it will be compared.
-        budget: of the search.
+        budget: how much the search may play.
 
     Returns:
         The scenario to try candidates in; False if seeds after the first are to be left out.

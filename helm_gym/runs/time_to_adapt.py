@@ -40,7 +40,7 @@ def bounds(slo_ms: float, schedule_ms: Floats | None = None, windows: int = 1) -
     """P99 that is good, in ms, by window.
 
     Args:
-        slo_ms: of the scenario.
+        slo_ms: P99 that the scenario promises.
         schedule_ms: (T,) P99s of the schedule's windows over all arrivals; None if none is known.
         windows: T, where there is no schedule.
 
