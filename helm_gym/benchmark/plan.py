@@ -18,6 +18,7 @@ from helm_gym.errors import ConfigError, nearest
 from helm_gym.evaluation.common import alone
 from helm_gym.evaluation.search import grid, most_tried
 from helm_gym.evaluation.specs import COMMON_SEARCHES, make_policy
+from helm_gym.suites import moving
 from helm_gym.suites.heldout import HELD_OUT, cells, replay_cells
 from helm_gym.suites.paper import CELLS, LOADS, PREFIX
 from helm_gym.suites.splits import (
@@ -38,7 +39,7 @@ QUICK_MINUTES = 1.0
 BUDGET_MS = 50.0  # mean wall clock per decision; a window lasts 5 s
 SEARCH = ":best"
 CANDIDATES_PER_ROLLOUT = 5  # that a search tries in the time of a job's rollout, about
-REWARD = "paper"
+REWARD = "tail_and_refill"
 
 
 @dataclass(frozen=True)
@@ -227,6 +228,8 @@ def settings(
     logs: Sequence[str] = (),
 ) -> list[Setting]:
     """Every cell at every load with every router."""
+    if suite == moving.PREFIX:
+        return _of_suite(loads or moving.LOADS, routers or moving.ROUTERS, steps, quick)
     name, scenarios, shipped = _cells(suite)
     check_frozen(scenarios)
     replays = replay_cells(logs)
@@ -242,6 +245,27 @@ def settings(
             known = shipped and cell not in replays
             found.append(Setting(name, cell, scenario.replace(changes), known))
     return found
+
+
+def _of_suite(
+    loads: Sequence[float], routers: Sequence[str], steps: int | None, quick: bool
+) -> list[Setting]:
+    """Settings of the suite, in whole episodes: a schedule that is cut asks something else."""
+    found = []
+    for cell, load, router in product(moving.CELL_NAMES, loads, routers):
+        scenario = moving.frozen_cell(cell, router)
+        check_frozen({scenario.name: scenario})
+        n = steps or (windows(scenario, quick) if quick else scenario.episode.steps)
+        changes = changes_of(scenario, load, router, n)
+        found.append(Setting(moving.PREFIX, cell, scenario.replace(changes), True))
+    return found
+
+
+def shipped_cell(name: str, router: str) -> Scenario:
+    """A scenario that the package has, as a suite runs it under a router."""
+    if name in moving.CELL_NAMES:
+        return moving.frozen_cell(name, router)
+    return Scenario.load(name)
 
 
 def changes_of(scenario: Scenario, load: float, router: str, steps: int) -> dict[str, object]:

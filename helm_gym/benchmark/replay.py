@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from helm_gym.benchmark.jobs import run_job
-from helm_gym.benchmark.plan import BUDGET_MS, Job, Setting, changes_of
+from helm_gym.benchmark.plan import BUDGET_MS, Job, Setting, changes_of, shipped_cell
 from helm_gym.benchmark.rows import COLUMNS, FAILED, FIGURES, Row, read_rows
 from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError
@@ -152,7 +152,7 @@ def setting_of(row: Row) -> Setting:
     if row.get("scenario"):
         scenario = Scenario.load(_parsed(row["scenario"], "the row's scenario"))
         return Setting(row.get("suite") or "", row["cell"], scenario, shipped=False)
-    cell = Scenario.load(row["cell"])
+    cell = shipped_cell(row["cell"], row["router"])
     changes = changes_of(cell, float(row["load"]), row["router"], int(row["steps"]))
     return Setting(row.get("suite") or "", row["cell"], cell.replace(changes), shipped=True)
 

@@ -22,9 +22,9 @@ from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError, PolicyError, nearest
 from helm_gym.evaluation import helm_candidates
 from helm_gym.evaluation.specs import HELM_SEARCH, SEARCHES, make_policy
-from helm_gym.policy import initial_share_of, router_of, view_of
+from helm_gym.policy import router_of, view_of
 from helm_gym.runs.bank import Bank, Timed
-from helm_gym.runs.rollout import Episode, Tick, run_policy
+from helm_gym.runs.rollout import Episode, Tick, run_policy, starting_share
 from helm_gym.suites.seeds import EVALUATION_SEEDS, TUNING_SEEDS
 
 N_CANDIDATES = 24
@@ -208,7 +208,7 @@ def episodes_of(
     groups: dict[tuple[object, ...], list[str]] = {}
     for spec in specs:
         policy = make_policy(spec)
-        view = (*view_of(policy), initial_share_of(policy), router_of(policy))
+        view = (*view_of(policy), starting_share(scenario, policy), router_of(policy))
         groups.setdefault(view, []).append(spec)
     found: dict[str, list[Episode]] = {spec: [] for spec in specs}
     for own in groups.values():

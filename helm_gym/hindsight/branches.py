@@ -80,8 +80,19 @@ class Branches:
         self._starts: dict[float, Stand] = {}
         self._free: list[Slot] = []
 
+    @property
+    def fixed_start(self) -> float | None:
+        """The share that every schedule begins at; None where each may choose its own.
+
+        It is fixed where the beginning of an episode is not counted, as it is for policies; see
+        :func:`helm_gym.runs.rollout.starting_share`.
+        """
+        return self.scenario.episode.initial_share if self._uncounted else None
+
     def start(self, share: float) -> Stand:
         """The beginning of the episode, warmed up with ``share``; never play on in it itself."""
+        if self.fixed_start is not None:
+            share = self.fixed_start
         if share not in self._starts:
             self._env.reset(seed=[self.seed], options={"share": share})
             slot = self._slot()

@@ -74,7 +74,8 @@ def solve(
         width: ways kept for every decision and share.
         lengths: windows that each decision lasts, one by default. The share moves as far as it may
             in each of them until it is where the decision wants it.
-        starts: shares that the cluster may be warmed up with; the first decision's by default.
+        starts: shares that the cluster may be warmed up with; the first decision's by default. It
+            does not count where the episode says at which share everybody begins.
         tries: ways that each share is tried from, the cheapest first; by default all.
         tick: called after every decision.
 
@@ -85,6 +86,8 @@ def solve(
         Unreachable: no choice of some decision can be reached from those of the one before.
     """
     begin = choices[0] if starts is None else starts
+    if branches.fixed_start is not None:
+        begin = [branches.fixed_start]
     front = [Arrival(Way(0.0, (share,), None), branches.start(share), share) for share in begin]
     for place, shares in enumerate(choices):
         windows = 1 if lengths is None else lengths[place]
@@ -221,6 +224,15 @@ def _plan(way: Way) -> Plan:
         shares[:0] = way.shares
         way = way.before
     return Plan(way.shares[0], tuple(shares))
+
+
+def reachable(plan: Plan, start: float, longest_move: float) -> Plan:
+    """The schedule that follows another one as closely as moves from ``start`` on allow."""
+    share, shares = start, []
+    for wanted in plan.shares:
+        (share,) = approach(share, wanted, 1, longest_move)
+        shares.append(share)
+    return Plan(start, tuple(shares))
 
 
 def corridor(plan: Plan, grid: Sequence[float], radius: float) -> Choices:

@@ -3,8 +3,9 @@
 For one scenario and one seed: the best static share; the best share of every window among the
 statics, as if moving were free and caches followed at once; and the best schedule of moves of at
 most 0.06, by dynamic programming over branches of the simulator. The last one is replayed from the
-start, and what the replay costs is what counts. It has one share for all nodes, and chooses the
-share that its cluster is warmed up with, as statics do.
+start, and what the replay costs is what counts. It has one share for all nodes. Where the whole
+episode counts it chooses the share that its cluster is warmed up with, as statics do; where the
+beginning is not counted it begins at the scenario's own share, as everybody does.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from helm_gym.config.scenario import Scenario
 from helm_gym.envs.action import INCREMENTS, ROUNDING
 from helm_gym.errors import ConfigError
 from helm_gym.hindsight.branches import Branches, Plan
-from helm_gym.hindsight.dp import Choices, Unreachable, corridor, solve
+from helm_gym.hindsight.dp import Choices, Unreachable, corridor, reachable, solve
 from helm_gym.hindsight.objective import TAIL, Objective, Window, counted, tail_of
 from helm_gym.provenance import code_digest
 from helm_gym.store import digest_of
@@ -225,7 +226,8 @@ class Hunt:
 
     def _hold(self, share: float) -> None:
         if share not in self.still:
-            plan = Plan(share, (share,) * self.scenario.episode.steps)
+            begin = share if self.branches.fixed_start is None else self.branches.fixed_start
+            plan = Plan(begin, (share,) * self.scenario.episode.steps)
             self.still[share] = self.consider(plan, "static")
 
     def coarse(self) -> None:
@@ -240,6 +242,8 @@ class Hunt:
     def refine(self, plan: Plan, stage: str = "corridor") -> None:
         """Dynamic programming on the fine grid near a schedule, then near what that finds."""
         for _ in range(self.search.rounds):
+            if self.branches.fixed_start is not None:  # statics jump, schedules may not
+                plan = reachable(plan, self.branches.fixed_start, self.search.longest_move)
             choices = corridor(plan, self.grid, self.search.radius)
             if not self._round(stage, choices, self.search.width):
                 break

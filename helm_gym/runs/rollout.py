@@ -98,6 +98,19 @@ def run_policy(
         env.close()
 
 
+def starting_share(scenario: Scenario, policy: Policy) -> float | None:
+    """EMB share that a cluster is warmed up with under a policy; None is the scenario's own.
+
+    Where the beginning of an episode is not counted, everybody begins at the scenario's own share
+    and has that time to leave it. Elsewhere a policy may say where it begins, as far as the
+    scenario allows that share.
+    """
+    share = initial_share_of(policy)
+    if share is None or scenario.episode.uncounted:
+        return None
+    return float(np.clip(share, scenario.episode.share_min, scenario.episode.share_max))
+
+
 def with_router(scenario: Scenario, policy: Policy) -> Scenario:
     """The scenario with the router that a policy states in ``router``, if it states one.
 
@@ -113,12 +126,9 @@ def with_router(scenario: Scenario, policy: Policy) -> Scenario:
 def _run(
     env: EmbKvVectorEnv, policy: Policy, name: str, seeds: Sequence[int], tick: Tick
 ) -> list[Episode]:
-    share, uncounted = initial_share_of(policy), uncounted_windows(env.scenario)
+    share, uncounted = starting_share(env.scenario, policy), uncounted_windows(env.scenario)
     checked_reset(policy, name, seeds[0])
-    options: dict[str, Any] = {}
-    if share is not None:  # as far as the scenario allows it
-        low, high = env.scenario.episode.share_min, env.scenario.episode.share_max
-        options["share"] = float(np.clip(share, low, high))
+    options: dict[str, Any] = {} if share is None else {"share": share}
     obs, _ = env.reset(seed=list(seeds), options=options)
     shape = (env.num_envs, env.layout.shares_per_row)
     totals = [EpisodeMetrics(env.scenario) for _ in seeds]

@@ -241,6 +241,24 @@ def name_of(dataset: str, regime: str, router: str) -> str:
     return f"{PREFIX}-{dataset}-{regime}{own}"
 
 
+def frozen_cell(name: str, router: str) -> Scenario:
+    """A frozen cell under a router; its loads are fractions of what is carried under that router.
+
+    Args:
+        name: of the cell under the first router, such as ``paper-v2-taobao-day``.
+        router: any; one that the suite has not is given the capacities of the first.
+    """
+    own = name if router == ROUTERS[0] else f"{name}-{router.replace('_', '-')}"
+    if router in ROUTERS:
+        return Scenario.load(own)
+    return Scenario.load(name).replace({"router.name": router})
+
+
+CELL_NAMES = tuple(name_of(d, r, ROUTERS[0]) for d, r in product(DATASETS, REGIMES))
+MOVING = tuple(name for name in CELL_NAMES if not name.endswith(REGIMES[0]))
+"""Cells whose optimum moves: all but the steady ones."""
+
+
 def freeze(folder: Path = SCENARIOS) -> list[Path]:
     """Write the cells' scenarios under every router, and the table of their digests.
 

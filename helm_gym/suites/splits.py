@@ -22,7 +22,7 @@ from helm_gym.config.scenario import Scenario
 from helm_gym.console import make_table
 from helm_gym.errors import ConfigError
 from helm_gym.policy import card_of
-from helm_gym.suites import heldout
+from helm_gym.suites import heldout, moving
 from helm_gym.suites.paper import CELLS, PREFIX, pinned
 from helm_gym.suites.seeds import EVALUATION_SEEDS, TRAINING_SEEDS, TUNING_SEEDS
 
@@ -114,7 +114,7 @@ def check_frozen(scenarios: Mapping[str, Scenario]) -> None:
     Raises:
         ConfigError: a file of the suite was changed.
     """
-    frozen = {**pinned(), **heldout.frozen()}
+    frozen = {**pinned(), **heldout.frozen(), **moving.frozen()}
     for name, scenario in scenarios.items():
         if name in frozen and scenario.digest() != frozen[name]:
             raise ConfigError(
