@@ -18,7 +18,6 @@ from helm_gym.cli import (
     machine,
     policies,
     refill,
-    results,
     routers,
     scenarios,
     studies,
@@ -27,7 +26,7 @@ from helm_gym.cli.shared import app
 
 __all__ = [
     "adapt", "app", "bench", "bursts", "calibration", "controller", "golden", "hindsight",
-    "leaderboard", "machine", "main", "policies", "refill", "results", "routers",
+    "leaderboard", "machine", "main", "policies", "refill", "routers",
     "scenarios", "studies",
 ]  # fmt: skip
 
