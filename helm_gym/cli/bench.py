@@ -1,4 +1,4 @@
-"""``bench``: many policies on the paper suite, in rows that anybody can run again."""
+"""``bench``: many policies on the suite, in rows that anybody can run again."""
 
 from __future__ import annotations
 

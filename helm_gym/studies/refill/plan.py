@@ -1,6 +1,6 @@
 """What a refill mode is worth: the same requests under naive, throttled and paced refill.
 
-Two measurements. *Policies*: whole episodes of the Trend and Burst cells of the paper suite, under
+Two measurements. *Policies*: whole episodes of the trend and burst cells of the suite, under
 policies that move the boundary all the time, and under one that begins with far too little EMB, so
 that misses saturate the link. *Step*: the share of all nodes grows by :data:`STEP` at one instant
 and stays; how long until the pages are full, and what requests pay meanwhile. It ends at the best
