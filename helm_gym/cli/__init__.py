@@ -22,13 +22,14 @@ from helm_gym.cli import (
     routers,
     scenarios,
     studies,
+    tune,
 )
 from helm_gym.cli.shared import app
 
 __all__ = [
     "adapt", "app", "bench", "bursts", "calibration", "controller", "golden", "hindsight",
     "leaderboard", "machine", "main", "policies", "refill", "results", "routers",
-    "scenarios", "studies",
+    "scenarios", "studies", "tune",
 ]  # fmt: skip
 
 
