@@ -21,6 +21,7 @@ from helm_gym.cli import (
     results,
     routers,
     scenarios,
+    searches,
     studies,
     tune,
 )
@@ -29,7 +30,7 @@ from helm_gym.cli.shared import app
 __all__ = [
     "adapt", "app", "bench", "bursts", "calibration", "controller", "golden", "hindsight",
     "leaderboard", "machine", "main", "policies", "refill", "results", "routers",
-    "scenarios", "studies", "tune",
+    "scenarios", "searches", "studies", "tune",
 ]  # fmt: skip
 
 
