@@ -19,7 +19,7 @@ from helm_gym.errors import ConfigError, nearest
 from helm_gym.evaluation.common import alone
 from helm_gym.evaluation.search import grid, most_tried
 from helm_gym.evaluation.specs import COMMON_SEARCHES, HELM_SEARCH, make_policy
-from helm_gym.suites import moving
+from helm_gym.suites import heldout, moving
 from helm_gym.suites.replays import is_replay, replay_cells
 from helm_gym.suites.splits import (
     TEST,
@@ -31,6 +31,7 @@ from helm_gym.suites.splits import (
 )
 
 PAPER = ("paper", moving.PREFIX)
+HELD_OUT = ("heldout", heldout.PREFIX)
 MINUTES = 10.0  # of simulated time per episode that count, outside the suite
 QUICK_MINUTES = 1.0
 BUDGET_MS = 50.0  # mean wall clock per decision; a window lasts 5 s
@@ -43,7 +44,7 @@ REWARD = "tail_and_refill"
 class Setting:
     """One scenario as it is run: cell, load, router and length decided."""
 
-    suite: str  # "paper-v2", or "" outside a suite
+    suite: str  # "paper-v2", "heldout-v2", or "" outside a suite
     cell: str
     scenario: Scenario
     shipped: bool  # whether the cell's name is enough to find it again
@@ -159,7 +160,7 @@ def make_plan(
     """Decide every job before any runs.
 
     Args:
-        suite: ``paper``, a shipped scenario's name, a YAML file, or a folder of them.
+        suite: ``paper``, ``heldout``, a shipped scenario's name, a YAML file, or a folder of them.
         policies: specs.
         n_seeds: the first so many test seeds.
         loads: fractions of capacity; the suite's three, or a scenario's own.
@@ -243,10 +244,11 @@ def settings(
     logs: Sequence[str] = (),
 ) -> list[Setting]:
     """Every cell at every load with every router."""
-    if suite in PAPER:
+    if suite in (*PAPER, *HELD_OUT):
         loads = loads or (moving.LOADS[-1:] if quick else moving.LOADS)
         routers = routers or (moving.ROUTERS[:1] if quick else moving.ROUTERS)
-        return _of_suite(loads, routers, steps, quick, replay_cells(logs))
+        of = moving if suite in PAPER else heldout
+        return _of_suite(of.PREFIX, of.CELL_NAMES, loads, routers, steps, quick, replay_cells(logs))
     scenarios, shipped = _cells(suite)
     check_frozen(scenarios)
     found = []
@@ -261,28 +263,30 @@ def settings(
 
 
 def _of_suite(
+    suite: str,
+    cells: Sequence[str],
     loads: Sequence[float],
     routers: Sequence[str],
     steps: int | None,
     quick: bool,
     replays: Mapping[str, Scenario],
 ) -> list[Setting]:
-    """Settings of the suite, in whole episodes: a schedule that is cut asks something else."""
-    files = [moving.frozen_cell(c, r) for c, r in product(moving.CELL_NAMES, moving.ROUTERS)]
+    """Settings of a suite, in whole episodes: a schedule that is cut asks something else."""
+    files = [moving.frozen_cell(c, r) for c, r in product(cells, moving.ROUTERS)]
     check_frozen({scenario.name: scenario for scenario in files})
     found = []
-    for cell, load, router in product((*moving.CELL_NAMES, *replays), loads, routers):
+    for cell, load, router in product((*cells, *replays), loads, routers):
         shipped = cell not in replays
         scenario = shipped_cell(cell, router) if shipped else replays[cell]
         n = steps or (windows(scenario, quick) if quick else scenario.episode.steps)
         changes = changes_of(scenario, load, router, n)
-        found.append(Setting(moving.PREFIX, cell, scenario.replace(changes), shipped))
+        found.append(Setting(suite, cell, scenario.replace(changes), shipped))
     return found
 
 
 def shipped_cell(name: str, router: str) -> Scenario:
     """A scenario that the package has, as a suite runs it under a router."""
-    if name in moving.CELL_NAMES:
+    if name in (*moving.CELL_NAMES, *heldout.CELL_NAMES):
         return moving.frozen_cell(name, router)
     return Scenario.load(name)
 
@@ -306,7 +310,7 @@ def windows(scenario: Scenario, quick: bool) -> int:
 def _cells(suite: str) -> tuple[dict[str, Scenario], bool]:
     """Scenarios by name, and whether they are shipped."""
     if not Path(suite).is_dir():
-        names = (PAPER[0], *Scenario.names())
+        names = (PAPER[0], HELD_OUT[0], *Scenario.names())
         if suite not in names and Path(suite).suffix not in (".yaml", ".yml"):
             raise ConfigError(f"there is no suite or scenario {suite!r}{nearest(suite, names)}")
         scenario = Scenario.load(suite)

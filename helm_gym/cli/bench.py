@@ -23,7 +23,7 @@ def bench(
     ] = None,
     suite: Annotated[
         str,
-        typer.Option(help="paper, a shipped scenario, a YAML file, or a folder."),
+        typer.Option(help="paper, heldout, a shipped scenario, a YAML file, or a folder."),
     ] = "paper",
     policies: Annotated[
         list[str] | None,

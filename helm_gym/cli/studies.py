@@ -166,11 +166,11 @@ def suite_measure(
     ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes.")] = None,
 ) -> None:
-    """Measure what static shares carry in every stretch of the suite (some 15 min)."""
-    from helm_gym.suites import moving
+    """Measure what static shares carry in every stretch of the suite (some 25 min)."""
+    from helm_gym.suites import heldout, measuring
 
-    path = out or moving.CAPACITIES
-    moving.measure(path, jobs=cores(jobs), say=typer.echo)
+    path = out or measuring.CAPACITIES
+    measuring.measure(path, more=heldout.to_measure(), jobs=cores(jobs), say=typer.echo)
     typer.echo(f"table: {path}")
 
 
@@ -179,8 +179,8 @@ def suite_measure(
 def suite_freeze(
     folder: Annotated[Path, typer.Option(help="Where the files go.")],
 ) -> None:
-    """Write the scenario files of the suite from what was measured."""
-    from helm_gym.suites import moving
+    """Write the scenario files of the suite and of held-out cells from what was measured."""
+    from helm_gym.suites import heldout, moving
 
-    for path in moving.freeze(folder):
+    for path in (*moving.freeze(folder), *heldout.freeze(folder)):
         typer.echo(path)

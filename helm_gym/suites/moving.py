@@ -3,15 +3,15 @@
 All data sets have a table of the same size, so that they differ in popularity, activity and
 sessions; it is the size at which optima lie inside the range of shares and move most. The ends
 between which a mix moves are those whose capacity-optimal shares lie farthest apart.
-:func:`measure` finds the capacity of every stretch, by static shares alone; what it found stands in
-``capacities.json``, and :func:`cell` makes a scenario of it.
+:mod:`helm_gym.suites.measuring` finds the capacity of every stretch, by static shares alone. What
+it found stands in ``capacities.json``, and :func:`cell` makes a scenario of it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -20,8 +20,6 @@ from typing import Any
 from helm_gym.baselines.static import share_grid
 from helm_gym.config.scenario import SCENARIOS, Scenario
 from helm_gym.errors import ConfigError, nearest
-from helm_gym.files import write_text
-from helm_gym.suites.capacity import SEEDS, Probe, basin, best_share
 from helm_gym.suites.courses import (
     EPISODE_S,
     FEED_PARTS,
@@ -32,7 +30,7 @@ from helm_gym.suites.courses import (
     lone_stretches,
     mix_name,
 )
-from helm_gym.suites.freezing import mapper, pinned, today, write_frozen
+from helm_gym.suites.freezing import pinned, write_frozen
 
 VERSION = 2
 PREFIX = f"paper-v{VERSION}"
@@ -46,14 +44,13 @@ DIGESTS = SCENARIOS / f"{PREFIX}.sha"
 TABLES_GB = (50.0, 100.0, 150.0, 200.0)
 TABLE_GB = 100.0
 """A node's slice of the table, of all data sets; :func:`best_table` says why this one."""
+NODES = 8
 STEP_S = 5.0
 UNCOUNTED_S = 60.0  # under a policy's control, until it has left the initial share
-GRID = share_grid(0.1, 0.9, 0.1)
-MEASURED_S = 120.0
-CHOSEN_S = 60.0  # of a measurement that chooses the table
+GRID = tuple(share_grid(0.1, 0.9, 0.1))
 BASE = "taobao-shift"
 CAPACITIES = Path(__file__).with_name("capacities.json")
-GUESS_RPS = 130.0  # per node, where a search begins
+HELD_OUT = "held_out"  # section of the table
 
 
 def frozen() -> dict[str, str]:
@@ -71,8 +68,19 @@ class Carried:
     by_share: dict[str, float]  # requests/s per node, 0 where no rate meets the SLO
 
 
-def base(dataset: str, router: str, table_gb: float = TABLE_GB) -> dict[str, Any]:
+Changes = Mapping[str, Any]  # dotted paths of a scenario, such as hardware.model -> their values
+
+
+def base(
+    dataset: str, router: str, table_gb: float = TABLE_GB, changes: Changes | None = None
+) -> dict[str, Any]:
     """A data set's scenario as plain data, its stream still to be given.
+
+    Args:
+        dataset: one of :data:`DATASETS`.
+        router: one of :data:`ROUTERS`.
+        table_gb: a node's slice of the table.
+        changes: of the scenario that all cells have in common, such as another model.
 
     Raises:
         ConfigError: no such data set or router.
@@ -80,8 +88,8 @@ def base(dataset: str, router: str, table_gb: float = TABLE_GB) -> dict[str, Any
     for name, known in ((dataset, DATASETS), (router, ROUTERS)):
         if name not in known:
             raise ConfigError(f"suite {PREFIX}: {name!r} is not one of it{nearest(name, known)}")
-    data = Scenario.load(BASE).to_dict()
-    data |= {"version": VERSION, "nodes": 8}
+    data = Scenario.load(BASE).replace({"nodes": NODES, **(changes or {})}).to_dict()
+    data["version"] = VERSION
     data["emb"]["table_gb"] = {
         "value": table_gb, "unit": "GB", "assumed": True, "low": 20.0, "high": 1000.0,
         "source": "assumed: this node's slice of a production table, the same for all data sets",
@@ -98,30 +106,16 @@ def base(dataset: str, router: str, table_gb: float = TABLE_GB) -> dict[str, Any
 
 
 def alone(
-    dataset: str, router: str, stretch: Mapping[str, Any], table_gb: float = TABLE_GB
+    dataset: str,
+    router: str,
+    stretch: Mapping[str, Any],
+    table_gb: float = TABLE_GB,
+    changes: Changes | None = None,
 ) -> Scenario:
     """One stretch for ever."""
-    data = base(dataset, router, table_gb)
+    data = base(dataset, router, table_gb, changes)
     data["workload"]["regime"] = {"kind": "course", "stretches": [dict(stretch)]}
     return Scenario.parse(data | {"name": "stretch", "description": ""}, "suite")
-
-
-def _carried(job: tuple[str, str, str, float, float]) -> Carried:
-    dataset, router, name, table_gb, seconds = job
-    stretch = lone_stretches()[name]
-    found = Probe(alone(dataset, router, stretch, table_gb), SEEDS, seconds).capacities(
-        GRID, GUESS_RPS
-    )
-    top = max(found.values())
-    if top <= 0.0:
-        raise ConfigError(f"{dataset}, {router}, {name}: no static share meets the SLO")
-    good = basin(found, highest=True)
-    return Carried(
-        float(f"{top:.4g}"),
-        best_share(found, highest=True),
-        (good[0], good[-1]),
-        {f"{share:g}": float(f"{rate:.4g}") for share, rate in found.items()},
-    )
 
 
 Optima = Mapping[str, Sequence[float]]  # by data set: best shares of mostly feed, mostly search
@@ -140,34 +134,6 @@ def best_table(optima: Mapping[float, Optima]) -> float:
         return at_an_end, -sum(abs(first - last) for first, last in optima[size].values())
 
     return min(optima, key=rank)
-
-
-def measure(path: Path = CAPACITIES, *, jobs: int = 2, say: Callable[[str], None] = print) -> None:
-    """Measure the capacity of every stretch and write the table.
-
-    Args:
-        path: where to; a file of the same name keeps what it has, so that a run may go on.
-        jobs: processes.
-        say: told what was found.
-    """
-    table = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    known, tables = table.get("found", {}), table.get("tables", {})
-    outer = (mix_name(FEED_PARTS[0]), mix_name(FEED_PARTS[-1]))
-    jobs_of = {
-        f"{size:g} GB / {d} / {n}": (tables, (d, ROUTERS[0], n, size, CHOSEN_S))
-        for size, d, n in product(TABLES_GB, DATASETS, outer)
-    }
-    for d, r, n in product(DATASETS, ROUTERS, lone_stretches()):
-        jobs_of[f"{d} / {r} / {n}"] = (known, (d, r, n, TABLE_GB, MEASURED_S))
-    left = {name: job for name, job in jobs_of.items() if name not in job[0]}
-    about = f"helm-gym suite measure, {today()}: highest rate that a static share carries"
-    with mapper(jobs) as pool:
-        measured = pool(_carried, [parts for _, parts in left.values()])
-        for (name, (kept, _)), found in zip(left.items(), measured, strict=True):
-            kept[name] = asdict(found)
-            written = {"source": about, "tables": tables, "found": known}
-            write_text(path, json.dumps(written, indent=1, sort_keys=True) + "\n")
-            say(f"{name}: {found.rps_per_node:g} at share {found.best_share:g}")
 
 
 def optima() -> dict[float, dict[str, tuple[float, float]]]:
@@ -193,13 +159,16 @@ def _table() -> dict[str, Any]:
 
 
 @cache
-def carried() -> Mapping[str, Carried]:
+def carried(section: str = "found") -> Mapping[str, Carried]:
     """What was measured, by ``data set / router / stretch``.
+
+    Args:
+        section: of the table; :data:`HELD_OUT` for what held-out cells change.
 
     Raises:
         ConfigError: nothing was.
     """
-    found = _table()["found"]
+    found = _table().get(section, {})
     return {
         name: Carried(**{**about, "alike": tuple(about["alike"])}) for name, about in found.items()
     }
@@ -237,8 +206,12 @@ def cell(
 
 def name_of(dataset: str, regime: str, router: str) -> str:
     """Name of a frozen scenario."""
-    own = "" if router == ROUTERS[0] else f"-{router.replace('_', '-')}"
-    return f"{PREFIX}-{dataset}-{regime}{own}"
+    return under(f"{PREFIX}-{dataset}-{regime}", router)
+
+
+def under(name: str, router: str) -> str:
+    """Name of a cell's file under a router, given that under the first one."""
+    return name if router == ROUTERS[0] else f"{name}-{router.replace('_', '-')}"
 
 
 def frozen_cell(name: str, router: str) -> Scenario:
@@ -248,9 +221,8 @@ def frozen_cell(name: str, router: str) -> Scenario:
         name: of the cell under the first router, such as ``paper-v2-taobao-day``.
         router: any; one that the suite has not is given the capacities of the first.
     """
-    own = name if router == ROUTERS[0] else f"{name}-{router.replace('_', '-')}"
     if router in ROUTERS:
-        return Scenario.load(own)
+        return Scenario.load(under(name, router))
     return Scenario.load(name).replace({"router.name": router})
 
 
@@ -293,13 +265,25 @@ def draft(
         "name": name_of(dataset, regime, router),
         "description": describe(dataset, regime, router),
     }
+    return filled(data, found, load, "in this stretch alone")
+
+
+def filled(data: dict[str, Any], found: Stretches, load: float, how: str) -> dict[str, Any]:
+    """A scenario with its stream: stretches at a load, with a source for every capacity.
+
+    Args:
+        data: as :func:`base` has it; changed, and returned.
+        found: stretches whose capacities are plain numbers.
+        load: of what each carries.
+        how: the capacities were measured, for the source.
+    """
     rates: Sequence[float] = [stretch["capacity_rps_per_node"] for stretch in found]
-    work = data["workload"]
+    work, router = data["workload"], data["router"]["name"]
     work["load"] = load
     work["capacity_rps_per_node"] = {
         "value": max(rates), "unit": "requests/s", "source": "of the busiest stretch",
     }  # fmt: skip
-    source = f"helm-gym suite measure: the best static share in this stretch alone, {router}"
+    source = f"helm-gym suite measure: the best static share {how}, {router}"
     for stretch in found:
         rate = stretch["capacity_rps_per_node"]
         stretch["capacity_rps_per_node"] = {"value": rate, "unit": "requests/s", "source": source}

@@ -1,7 +1,8 @@
 """What is for training, what for validation and what for test: seeds and scenarios, disjoint.
 
 Seeds are split for everybody. Scenarios are split for whatever is trained once and used in many
-cells: those of one data set are held out, in all regimes. Searches such as ``static:best`` are
+cells: those of one data set are held out, in all regimes, and so are the cells beside the suite of
+:mod:`helm_gym.suites.heldout`, of whatever data set. Searches such as ``static:best`` are
 tuned for a cell by definition, so they see it, but only on validation seeds: they are yardsticks
 that know the cell, and a trained policy that does not has to come near them. No data set is for
 validation alone: a policy is chosen where it was trained, on validation seeds.
@@ -22,7 +23,7 @@ from helm_gym.config.scenario import Scenario
 from helm_gym.console import make_table
 from helm_gym.errors import ConfigError
 from helm_gym.policy import card_of
-from helm_gym.suites import moving
+from helm_gym.suites import heldout, moving
 from helm_gym.suites.replays import is_replay
 from helm_gym.suites.seeds import EVALUATION_SEEDS, TRAINING_SEEDS, TUNING_SEEDS
 
@@ -59,7 +60,12 @@ VALIDATION = Split(
     (),
     "hyper-parameters and early stopping, in cells for training; searches, in any cell",
 )
-TEST = Split("test", EVALUATION_SEEDS, _cells([HELD_OUT_DATASET]), "comparisons only")
+TEST = Split(
+    "test",
+    EVALUATION_SEEDS,
+    (*_cells([HELD_OUT_DATASET]), *(heldout.name_of(*cell) for cell in heldout.CELLS)),
+    "comparisons only",
+)
 SPLITS = (TRAINING, VALIDATION, TEST)
 """Cells of training are compared too, on test seeds; those of test are held out."""
 
@@ -105,7 +111,7 @@ def check_splits(splits: Sequence[Split] = SPLITS) -> None:
 
 
 def check_frozen(scenarios: Mapping[str, Scenario]) -> None:
-    """Prove that cells of the suite are those that were frozen.
+    """Prove that cells of the suite, and those held out beside it, are those that were frozen.
 
     Args:
         scenarios: by name, as loaded, before anything was replaced.
@@ -113,7 +119,7 @@ def check_frozen(scenarios: Mapping[str, Scenario]) -> None:
     Raises:
         ConfigError: a file of the suite was changed.
     """
-    frozen = moving.frozen()
+    frozen = moving.frozen() | heldout.frozen()
     for name, scenario in scenarios.items():
         if name in frozen and scenario.digest() != frozen[name]:
             raise ConfigError(
@@ -201,5 +207,6 @@ def split_table() -> Table:
 
 def _short(names: Sequence[str]) -> Iterator[str]:
     """Cells without the suite's name, once and not once per router."""
-    cells = (name for name in names if name in moving.CELL_NAMES)
+    shown = (*moving.CELL_NAMES, *heldout.CELL_NAMES)
+    cells = (name for name in names if name in shown)
     return (name.removeprefix(f"{moving.PREFIX}-") for name in cells)
