@@ -12,12 +12,13 @@ from itertools import product
 from pathlib import Path
 
 from helm_gym.baselines.registry import DATASET
+from helm_gym.benchmark.tuning import Tuned
 from helm_gym.config.routers import ROUTERS
 from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError, nearest
 from helm_gym.evaluation.common import alone
 from helm_gym.evaluation.search import grid, most_tried
-from helm_gym.evaluation.specs import COMMON_SEARCHES, make_policy
+from helm_gym.evaluation.specs import COMMON_SEARCHES, HELM_SEARCH, make_policy
 from helm_gym.suites import moving
 from helm_gym.suites.replays import is_replay, replay_cells
 from helm_gym.suites.splits import (
@@ -153,6 +154,7 @@ def make_plan(
     budget_ms: float = BUDGET_MS,
     logs: Sequence[str] = (),
     allow: Sequence[str] = (),
+    tuned: Tuned | None = None,
 ) -> list[Job]:
     """Decide every job before any runs.
 
@@ -169,6 +171,8 @@ def make_plan(
         logs: to replay beside the suite's cells, see
             :func:`~helm_gym.suites.replays.replay_cell`.
         allow: see :func:`~helm_gym.evaluation.specs.make_policy`.
+        tuned: what searches such as ``mpc:suite`` stand for in the suite; without it each is made
+            when the benchmark runs.
 
     Raises:
         ConfigError: something cannot be run as asked, or would be judged on what it was trained on.
@@ -191,7 +195,9 @@ def make_plan(
             check_policy(spec, make_policy(spec, allow), planned)
     scenarios = [setting.scenario for setting in found]
     return [
-        Job(
+        Job(setting, spec, seeds, budget_ms, allow=tuple(allow), **_searched(setting, spec, tuned))
+        if tuned is not None and setting.suite == moving.PREFIX
+        else Job(
             setting,
             spec,
             seeds,
@@ -201,6 +207,13 @@ def make_plan(
         )
         for setting, spec in product(found, specs)
     ]
+
+
+def _searched(setting: Setting, spec: str, tuned: Tuned) -> dict[str, str]:
+    """What a search in a job of the suite found before."""
+    if not (is_search(spec) or is_common(spec)) or spec.strip() == HELM_SEARCH:
+        return {}
+    return {"resolved": tuned.spec(spec.strip(), setting.cell, setting.router)}
 
 
 def _check(
@@ -263,7 +276,8 @@ def _of_suite(
         scenario = shipped_cell(cell, router) if shipped else replays[cell]
         n = steps or (windows(scenario, quick) if quick else scenario.episode.steps)
         changes = changes_of(scenario, load, router, n)
-        found.append(Setting(moving.PREFIX, cell, scenario.replace(changes), shipped))
+        suite = moving.PREFIX if shipped else ""  # a replay is played beside it
+        found.append(Setting(suite, cell, scenario.replace(changes), shipped))
     return found
 
 

@@ -20,14 +20,16 @@ from helm_gym.cli import (
     refill,
     routers,
     scenarios,
+    searches,
     studies,
+    tune,
 )
 from helm_gym.cli.shared import app
 
 __all__ = [
     "adapt", "app", "bench", "bursts", "calibration", "controller", "golden", "hindsight",
     "leaderboard", "machine", "main", "policies", "refill", "routers",
-    "scenarios", "studies",
+    "scenarios", "searches", "studies", "tune",
 ]  # fmt: skip
 
 
