@@ -280,7 +280,8 @@ def _of_suite(
         scenario = shipped_cell(cell, router) if shipped else replays[cell]
         n = steps or (windows(scenario, quick) if quick else scenario.episode.steps)
         changes = changes_of(scenario, load, router, n)
-        found.append(Setting(suite, cell, scenario.replace(changes), shipped))
+        own = suite if shipped else ""  # a replay is played beside it
+        found.append(Setting(own, cell, scenario.replace(changes), shipped))
     return found
 
 

@@ -28,13 +28,8 @@ from helm_gym.cli.shared import app
 
 __all__ = [
     "adapt", "app", "bench", "bursts", "calibration", "controller", "golden", "hindsight",
-<<<<<<< HEAD
     "leaderboard", "machine", "main", "policies", "refill", "routers",
-    "scenarios", "studies",
-=======
-    "leaderboard", "machine", "main", "policies", "refill", "results", "routers",
     "scenarios", "searches", "studies", "tune",
->>>>>>> main
 ]  # fmt: skip
 
 
