@@ -168,8 +168,9 @@ def suite_measure(
 ) -> None:
     """Measure what static shares carry in every stretch of the suite (some 25 min)."""
     from helm_gym.suites import heldout, measuring
+    from helm_gym.suites.moving import CAPACITIES
 
-    path = out or measuring.CAPACITIES
+    path = out or CAPACITIES
     measuring.measure(path, more=heldout.to_measure(), jobs=cores(jobs), say=typer.echo)
     typer.echo(f"table: {path}")
 
