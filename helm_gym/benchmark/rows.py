@@ -39,10 +39,10 @@ SEARCH = "helm_gym.evaluation.search"
 COMMON = "helm_gym.evaluation.common"
 """Module that decides what a search for many scenarios finds."""
 PUBLISHED = Path(__file__).parent / "published"
-"""Rows that come with the package: of the suite here, of the held-out one below."""
+"""Rows that come with the package."""
 FIGURES = (*METRICS, *EXTRA)
 IDENTITY = {
-    "suite": "paper-v1, or empty outside a suite",
+    "suite": "paper-v2, or empty outside a suite",
     "cell": "name of the scenario",
     "load": "fraction of the measured capacity",
     "router": "which node serves a request",

@@ -19,7 +19,6 @@ from helm_gym.cli import (
     policies,
     publish,
     refill,
-    results,
     routers,
     scenarios,
     searches,
@@ -30,7 +29,7 @@ from helm_gym.cli.shared import app
 
 __all__ = [
     "adapt", "app", "bench", "bursts", "calibration", "controller", "golden", "hindsight",
-    "leaderboard", "machine", "main", "policies", "publish", "refill", "results", "routers",
+    "leaderboard", "machine", "main", "policies", "publish", "refill", "routers",
     "scenarios", "searches", "studies", "tune",
 ]  # fmt: skip
 
