@@ -23,6 +23,7 @@ from helm_gym.cli import (
     scenarios,
     searches,
     studies,
+    suite,
     tune,
 )
 from helm_gym.cli.shared import app
@@ -30,7 +31,7 @@ from helm_gym.cli.shared import app
 __all__ = [
     "adapt", "app", "bench", "bursts", "calibration", "controller", "golden", "hindsight",
     "leaderboard", "machine", "main", "policies", "publish", "refill", "routers",
-    "scenarios", "searches", "studies", "tune",
+    "scenarios", "searches", "studies", "suite", "tune",
 ]  # fmt: skip
 
 
