@@ -151,6 +151,8 @@ def _line(line: Line) -> dict[str, Any]:
         "worst": "" if line.worst is None else _part(line.worst[1]),
         "runaways": f"{line.runaways} of {line.episodes}" if line.episodes else "",
         "harm": "" if line.harm is None else f"{line.harm[1]:.2f}",
+        "adapts": _plain(line.figures["adapt_s"], ".0f"),
+        "apart": _plain(line.figures["distance_good"], ".3f"),
         "slo": f"{100 * line.figures['slo_satisfaction']:.2f}",
         "moved": f"{line.figures['moved_gb']:.0f}",
         "decision": f"{line.figures['decision_p50_us']:.0f}",
@@ -158,20 +160,26 @@ def _line(line: Line) -> dict[str, Any]:
 
 
 def _part(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.2f}"
+    return _plain(value, ".2f")
+
+
+def _plain(value: float, form: str) -> str:
+    return "" if math.isnan(value) else format(value, form)
 
 
 def _cell(stand: Stand) -> dict[str, Any]:
     """One setting's folded table."""
     tail, static = stand.tail, stand.static
     chosen = [p for p in tail.values if not is_yardstick(p) or p == static]
-    gap = stand.gap
-    known = not isinstance(gap, Absent) and len(gap.seeds) > 0
+    schedule = headroom = ""
+    if not isinstance(stand.gap, Absent) and stand.gap.seeds:
+        schedule = f"{stand.gap.gap.schedule.mean():.1f} ms"
+        headroom = f"{_headroom(stand):.2f}"
     return {
         "where": _where(stand),
         "static": "n/a" if isinstance(static, Absent) else f"{static} {stand.static_ms():.1f} ms",
-        "schedule": f"{gap.gap.schedule.mean():.1f} ms" if known else "not searched",
-        "headroom": f"{_headroom(stand):.2f}" if known else "",
+        "schedule": schedule or "not searched",
+        "headroom": headroom,
         "rows": [
             (p, f"{mean(tail, p):.1f}", _figure(closed_in(stand, p)), _figure(_window(stand, p)))
             for p in sorted(chosen, key=lambda policy: _order(mean(tail, policy)))

@@ -17,19 +17,21 @@ from helm_gym.cli import (
     leaderboard,
     machine,
     policies,
+    publish,
     refill,
     routers,
     scenarios,
     searches,
     studies,
+    suite,
     tune,
 )
 from helm_gym.cli.shared import app
 
 __all__ = [
     "adapt", "app", "bench", "bursts", "calibration", "controller", "golden", "hindsight",
-    "leaderboard", "machine", "main", "policies", "refill", "routers",
-    "scenarios", "searches", "studies", "tune",
+    "leaderboard", "machine", "main", "policies", "publish", "refill", "routers",
+    "scenarios", "searches", "studies", "suite", "tune",
 ]  # fmt: skip
 
 

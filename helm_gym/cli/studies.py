@@ -152,36 +152,3 @@ def atlas(
         written,
         out / "atlas.parquet",
     )
-
-
-suite_app = typer.Typer(help="The suite: frozen scenarios.", no_args_is_help=True)
-app.add_typer(suite_app, name="suite")
-
-
-@suite_app.command("measure")
-@reported
-def suite_measure(
-    out: Annotated[
-        Path | None, typer.Option(help="The table; one that is there already is completed.")
-    ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes.")] = None,
-) -> None:
-    """Measure what static shares carry in every stretch of the suite (some 25 min)."""
-    from helm_gym.suites import heldout, measuring
-    from helm_gym.suites.moving import CAPACITIES
-
-    path = out or CAPACITIES
-    measuring.measure(path, more=heldout.to_measure(), jobs=cores(jobs), say=typer.echo)
-    typer.echo(f"table: {path}")
-
-
-@suite_app.command("freeze")
-@reported
-def suite_freeze(
-    folder: Annotated[Path, typer.Option(help="Where the files go.")],
-) -> None:
-    """Write the scenario files of the suite and of held-out cells from what was measured."""
-    from helm_gym.suites import heldout, moving
-
-    for path in (*moving.freeze(folder), *heldout.freeze(folder)):
-        typer.echo(path)

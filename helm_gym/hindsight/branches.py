@@ -24,8 +24,11 @@ from helm_gym.hindsight.objective import TAIL, Objective, Window
 from helm_gym.metrics import window_metrics
 from helm_gym.runs.figures import uncounted_windows
 from helm_gym.sim.layout import State, view
+from helm_gym.sim.lowering import Lowered, lower
 from helm_gym.sim.simulator import Telemetry
 
+TABLES = ("cell_s", "starts", "mix", "excess", "newcomers", "hot_items")
+"""What of a request source depends on its schedule, but for sizes."""
 Floats = NDArray[np.float64]
 Buffer = NDArray[np.uint8]
 
@@ -58,6 +61,18 @@ class Plan(NamedTuple):
     shares: tuple[float, ...]  # (T,)
 
 
+def with_stream(lowered: Lowered, stream: Scenario) -> Lowered:
+    """A lowered scenario whose requests come by the schedule of another one.
+
+    Only the tables of the schedule are taken, so that states of the one fit the other: sizes and
+    the width of a calendar bucket depend on the highest rate.
+    """
+    other = lower(stream)
+    tables = {name: getattr(other.params.source, name) for name in TABLES}
+    source = lowered.params.source._replace(**tables)
+    return lowered._replace(params=lowered.params._replace(source=source), schedule=other.schedule)
+
+
 class Branches:
     """One cluster on one request stream, which can go on from any state that it was in.
 
@@ -65,17 +80,26 @@ class Branches:
         objective: its scenario is simulated, and its reward is what windows report; see
             :attr:`Objective.reward`. Windows of ``tail`` report a reward of 0.
         seed: seed of the episode, as in :func:`helm_gym.runs.rollout.run_policy`.
-        begin: where every schedule begins, in the place of the beginning of the episode; a state of
-            another scenario whose past is the same.
+        begin: where every schedule begins, in the place of the beginning of the episode.
+        stream: course of requests that is believed to come from there on, in the place of the
+            scenario's; a scenario that differs in its regime only.
     """
 
-    def __init__(self, objective: Objective, seed: int, begin: Stand | None = None) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        seed: int,
+        begin: Stand | None = None,
+        stream: Scenario | None = None,
+    ) -> None:
         self.scenario: Scenario = objective.scenario
         self.seed = seed
         self._uncounted = uncounted_windows(self.scenario)
         self.steps = 0  # windows simulated so far
         self.most = 0  # states held at a time, at most
         self._env = EmbKvVectorEnv(1, scenario=self.scenario, autoreset_mode=AutoresetMode.DISABLED)
+        if stream is not None:
+            self._env.simulator.lowered = with_stream(self._env.simulator.lowered, stream)
         layout = Layout("cluster", 1, self.scenario.nodes)
         self._rewarded = objective.name != TAIL
         self._reward = Reward(objective.reward, self.scenario, layout)

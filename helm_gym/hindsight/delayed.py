@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from helm_gym.baselines.static import share_grid
@@ -89,26 +88,22 @@ def parts(scenario: Scenario, delay: int) -> Iterator[Part]:
 def _believed(
     scenario: Scenario, past: list[Stretch], stretch: Stretch, after: Stretch
 ) -> Scenario:
-    """The course so far, then the present stretch for ever, or where its ramp leads.
-
-    What comes after for ever is the whole course, so that a state has the same size as in it.
-    """
+    """The course so far, then the present stretch for ever, or where its ramp leads."""
     if stretch.ramp_s > 0.0:
         believed = [*past, stretch, after.model_copy(update={"ramp_s": 0.0})]
     else:
         believed = [*past, stretch]
     last = believed[-1].model_copy(update={"duration_s": FOREVER_S})
     course: Any = scenario.workload.regime
-    changed = course.model_copy(update={"stretches": (*believed[:-1], last, *course.stretches)})
+    changed = course.model_copy(update={"stretches": (*believed[:-1], last)})
     return scenario.replace({"workload.regime": changed.model_dump(mode="json")})
 
 
 def _planned(objective: Objective, seed: int, part: Part, stand: Stand, search: Search) -> Plan:
     """The best plan for a part, from where the cluster stands."""
-    believed = replace(objective, scenario=part.scenario)
-    branches = Branches(believed, seed, begin=stand)
+    branches = Branches(objective, seed, begin=stand, stream=part.scenario)
     try:
-        return _solved(branches, believed, part.end - part.first + BEYOND, search)
+        return _solved(branches, objective, part.end - part.first + BEYOND, search)
     finally:
         branches.close()
 

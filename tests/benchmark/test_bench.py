@@ -24,7 +24,7 @@ from helm_gym.benchmark.hparams import write_hparams
 from helm_gym.benchmark.jobs import run_job
 from helm_gym.benchmark.plan import REWARD, Job, changes_of, make_plan, settings
 from helm_gym.benchmark.replay import find_row, replay, setting_of
-from helm_gym.benchmark.rows import COLUMNS, FIGURES, WALL_CLOCK, Row, read_rows, schema
+from helm_gym.benchmark.rows import COLUMNS, FIGURES, JUDGED, WALL_CLOCK, Row, read_rows, schema
 from helm_gym.cli import app
 from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError
@@ -140,7 +140,7 @@ def test_rows_are_complete(suite: str, tmp_path: Path) -> None:
     assert [tuple(row) for row in stored] == [COLUMNS] * 8
     for row in stored:
         empty = {name for name in COLUMNS if row[name] is None}
-        assert empty <= {"own_router"}
+        assert empty <= {"own_router", *JUDGED}
         assert (row["status"], row["router"], row["steps"]) == ("ok", "round_robin", 6)
         assert row["requests"] == round(row["offered_rps"] * 30.0) > 0
         assert row["decision_p50_us"] <= row["decision_p99_us"]
