@@ -21,6 +21,7 @@ from helm_gym.cli import (
     results,
     routers,
     scenarios,
+    score,
     studies,
 )
 from helm_gym.cli.shared import app
@@ -28,7 +29,7 @@ from helm_gym.cli.shared import app
 __all__ = [
     "adapt", "app", "bench", "bursts", "calibration", "controller", "golden", "hindsight",
     "leaderboard", "machine", "main", "policies", "refill", "results", "routers",
-    "scenarios", "studies",
+    "scenarios", "score", "studies",
 ]  # fmt: skip
 
 
