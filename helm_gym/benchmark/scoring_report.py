@@ -16,6 +16,7 @@ from helm_gym.benchmark.scoring import Scored
 from helm_gym.benchmark.yardsticks import SCHEDULE, Played
 from helm_gym.console import make_table
 from helm_gym.provenance import code_digest
+from helm_gym.suites.score_draws import PREFIX
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,15 +54,11 @@ def _mean(played: Iterable[Played | None], figure: str) -> float:
 def table(scored: Scored) -> Table:
     """What the policy did in every setting."""
     rows = [
-        (setting.cell, f"{setting.load:g}", *_figures(those), _closed(scored, setting))
+        (_short(setting.cell), f"{setting.load:g}", *_figures(those), _closed(scored, setting))
         for setting, those in scored.outcomes.items()
     ]
-    rows += [
-        (draw.cell, f"{draw.load:g}", *[""] * len(SHOWN), "n/a (not searched)")
-        for draw in scored.not_searched
-    ]
     return make_table(
-        ("cell", "load", "P99, ms", "mean of 5-s P99s, ms", "gap closed"),
+        ("cell", "load", "P99, ms", "mean of 5-s P99s", "gap closed"),
         rows,
         title=f"{scored.spec}: score {scored.value:.3f}",
         caption=f"Milliseconds: policy / {REFERENCE} / schedule that knew the requests. Gap "
@@ -69,6 +66,10 @@ def table(scored: Scored) -> Table:
         "mean over cells, each setting clipped to 0 to 1.",
         plain=True,
     )
+
+
+def _short(cell: str) -> str:
+    return cell.removeprefix(f"{PREFIX}-")
 
 
 def _figures(outcomes: Sequence[Outcome]) -> list[str]:
@@ -93,21 +94,26 @@ def findings(scored: Scored) -> list[str]:
         f"{reason}"
         for draw, reason in scored.failures.items()
     ]
-    counted, settings = len(scored.score.counted), len(scored.outcomes)
-    missing = len(scored.not_searched)
-    also = f"; {missing} more were not searched yet" if missing else ""
-    said.append(
-        f"Score {scored.value:.3f}: it rests on {counted} of {settings} settings{also}. The others "
-        "have next to nothing to win, for any policy."
-        if counted < settings
-        else f"Score {scored.value:.3f}: it rests on all {settings} settings{also}."
-    )
+    said.append(_rests_on(scored))
+    if scored.not_searched:
+        names = ", ".join(f"{_short(draw.cell)} {draw.load:g}" for draw in scored.not_searched)
+        said.append(f"Not searched yet, so that they count for nobody: {names}.")
     if scored.played_again:
         said.append(
             f"The simulator has changed since the package's schedules were played: "
             f"{scored.played_again} were played again, and their searches were not repeated."
         )
     return said + (worst(scored.worst) if scored.worst is not None else [])
+
+
+def _rests_on(scored: Scored) -> str:
+    counted, settings = len(scored.score.counted), len(scored.outcomes)
+    if counted == settings:
+        return f"Score {scored.value:.3f}: it rests on all {settings} settings of the table."
+    return (
+        f"Score {scored.value:.3f}: it rests on {counted} of {settings} settings of the table. The "
+        "others have next to nothing to win, for any policy."
+    )
 
 
 def worst(moment: Moment) -> list[str]:
@@ -126,6 +132,8 @@ def worst(moment: Moment) -> list[str]:
 
 
 def _went(shares: Shares) -> str:
+    if f"{shares.low:.2f}" == f"{shares.high:.2f}":
+        return f"{shares.then:.2f} all the while"
     return (
         f"{shares.before:.2f}, then {shares.then:.2f}, and {shares.after:.2f} at the end; between "
         f"{shares.low:.2f} and {shares.high:.2f} all the while"

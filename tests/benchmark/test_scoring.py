@@ -24,6 +24,7 @@ from helm_gym.errors import ConfigError
 from helm_gym.suites import score_draws
 from helm_gym.suites.score_draws import Draw, draws
 from helm_gym.suites.seeds import EVALUATION_SEEDS, SCORE_SEEDS, TRAINING_SEEDS, TUNING_SEEDS
+from helm_gym.suites.splits import check_test_seeds
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,8 @@ def test_seeds_and_data_sets_are_nobody_elses() -> None:
     for others in (TRAINING_SEEDS, TUNING_SEEDS, EVALUATION_SEEDS):
         assert not set(SCORE_SEEDS) & set(others)
     assert {draw.dataset for draw in draws()} == {"taobao", "amazon-video-games"}
+    with pytest.raises(ConfigError, match="is for helm-gym score"):
+        check_test_seeds(seeds[:1])
 
 
 def test_more_seeds_leave_the_first_draws_as_they_are() -> None:
