@@ -12,12 +12,13 @@ from itertools import product
 from pathlib import Path
 
 from helm_gym.baselines.registry import DATASET
+from helm_gym.benchmark.tuning import Tuned
 from helm_gym.config.routers import ROUTERS
 from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError, nearest
 from helm_gym.evaluation.common import alone
 from helm_gym.evaluation.search import grid, most_tried
-from helm_gym.evaluation.specs import COMMON_SEARCHES, make_policy
+from helm_gym.evaluation.specs import COMMON_SEARCHES, HELM_SEARCH, make_policy
 from helm_gym.suites import moving
 from helm_gym.suites.heldout import HELD_OUT, cells, replay_cells
 from helm_gym.suites.paper import CELLS, LOADS, PREFIX
@@ -153,6 +154,7 @@ def make_plan(
     budget_ms: float = BUDGET_MS,
     logs: Sequence[str] = (),
     allow: Sequence[str] = (),
+    tuned: Tuned | None = None,
 ) -> list[Job]:
     """Decide every job before any runs.
 
@@ -167,6 +169,8 @@ def make_plan(
         budget_ms: mean wall clock that a decision may take.
         logs: to replay beside the held-out cells, see :func:`heldout.replay_cell`.
         allow: see :func:`~helm_gym.evaluation.specs.make_policy`.
+        tuned: what searches such as ``mpc:suite`` stand for in the suite; without it each is made
+            when the benchmark runs.
 
     Raises:
         ConfigError: something cannot be run as asked, or would be judged on what it was trained on.
@@ -189,7 +193,9 @@ def make_plan(
             check_policy(spec, make_policy(spec, allow), planned)
     scenarios = [setting.scenario for setting in found]
     return [
-        Job(
+        Job(setting, spec, seeds, budget_ms, allow=tuple(allow), **_searched(setting, spec, tuned))
+        if tuned is not None and setting.suite == moving.PREFIX
+        else Job(
             setting,
             spec,
             seeds,
@@ -199,6 +205,13 @@ def make_plan(
         )
         for setting, spec in product(found, specs)
     ]
+
+
+def _searched(setting: Setting, spec: str, tuned: Tuned) -> dict[str, str]:
+    """What a search in a job of the suite found before."""
+    if not (is_search(spec) or is_common(spec)) or spec.strip() == HELM_SEARCH:
+        return {}
+    return {"resolved": tuned.spec(spec.strip(), setting.cell, setting.router)}
 
 
 def _check(

@@ -126,8 +126,8 @@ def outstanding(
         left = tuple(s for s, key in own.items() if _missing(stored.get(key), retry))
         if left:
             known = {spec for (d, a, _), spec in found.items() if (d, a) == (digest, asked)}
-            resolved = None
-            if known and job.searches:
+            resolved = job.resolved
+            if resolved is None and known and job.searches:
                 resolved = from_file(min(known), "a stored row", job.allow)
             todo.append(replace(job, seeds=left, resolved=resolved))
     return keys, sorted(todo, key=lambda job: -job.weight)

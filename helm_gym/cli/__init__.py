@@ -23,13 +23,14 @@ from helm_gym.cli import (
     scenarios,
     score,
     studies,
+    tune,
 )
 from helm_gym.cli.shared import app
 
 __all__ = [
     "adapt", "app", "bench", "bursts", "calibration", "controller", "golden", "hindsight",
     "leaderboard", "machine", "main", "policies", "refill", "results", "routers",
-    "scenarios", "score", "studies",
+    "scenarios", "score", "studies", "tune",
 ]  # fmt: skip
 
 

@@ -51,6 +51,9 @@ def bench(
     budget_ms: Annotated[
         float, typer.Option("--budget-ms", help="Mean time that a decision may take.")
     ] = 50.0,
+    tuned: Annotated[
+        Path | None, typer.Option(help="File of helm-gym tune; what comes with the package.")
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Episodes of one minute; the suite at one load.")
     ] = False,
@@ -83,6 +86,7 @@ def bench(
     from helm_gym.benchmark import hparams as bench_hparams
     from helm_gym.benchmark import run as room
     from helm_gym.benchmark.plan import make_plan
+    from helm_gym.benchmark.tuning import TUNED, load_tuned
 
     if tensorboard:
         bench_hparams.check_installed()
@@ -97,6 +101,7 @@ def bench(
         budget_ms=budget_ms,
         logs=logs or (),
         allow=allow or (),
+        tuned=load_tuned(tuned) if tuned or TUNED.is_file() else None,
     )
     folder = out or Path("runs/bench-quick" if quick else "runs/bench")
     try:

@@ -106,31 +106,40 @@ def search_common(
     kept = Store(None, SCORES) if store is None else store
     found: dict[str, Scores] = {digest: {} for digest in sorted(cells)}
 
-    def tried(specs: Sequence[str], seeds: Sequence[int]) -> None:
+    def tried(groups: Sequence[Sequence[str]], seeds: Sequence[int]) -> None:
         jobs = {
             scores_key(digest, specs, seeds): (cells[digest], tuple(specs), tuple(seeds))
             for digest in found
+            for specs in groups
         }
         made = kept.complete(jobs, scores, processes=processes, title=asked, progress=progress)
-        for own, more in zip(found.values(), made.values(), strict=True):
+        for (scenario, _, _), more in zip(jobs.values(), made.values(), strict=True):
+            own = found[scenario.digest()]
             for spec, figures in more.items():
                 own[spec] = [*own.get(spec, []), *figures]
 
-    tried(specs, budget.seeds if budget.kept is None else budget.seeds[:1])
+    first = first_seeds(budget)
+    tried([specs], first)
     if single == HELM_SEARCH:
         episode = scenarios[0].episode
         around = helm_candidates.around(ratios(found, specs), episode.share_min, episode.share_max)
         second = [candidate.spec for candidate in around]
-        tried(second, budget.seeds if budget.kept is None else budget.seeds[:1])
+        tried([second], first)
         specs = [*specs, *second]
     told = ratios(found, specs)
     if budget.kept is not None and all(long_enough for _, long_enough in short):
         specs = sorted(specs, key=lambda spec: told[spec])[: n_kept(budget, len(specs))]
-        tried(specs, budget.seeds[1:])
+        # One by one: searches over other sets of cells keep other candidates, and share these.
+        tried([[spec] for spec in specs], budget.seeds[1:])
         told = ratios(found, specs)
     means = {d: {spec: _means(own[spec]) for spec in own} for d, own in found.items()}
     best = _knee(means, specs) if single == CURVE else min(specs, key=lambda spec: told[spec])
     return Common(asked, best, told, means, budget.seeds)
+
+
+def first_seeds(budget: Budget) -> tuple[int, ...]:
+    """Seeds on which every candidate is tried."""
+    return budget.seeds if budget.kept is None else budget.seeds[:1]
 
 
 def _candidates(cells: Sequence[Scenario], asked: str, single: str) -> list[str]:

@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from helm_gym.config.scenario import Scenario
+from helm_gym.config.workload import Course
+
 FEED_PARTS = (0.9, 0.7, 0.5, 0.3, 0.1)
 """Parts of the requests that the feed has in a mix; the rest is search."""
 MIDDLE = 0.5
@@ -24,6 +27,7 @@ WHO = ("regular", "newcomers", "hot_items")
 RUSHES = tuple(itertools.product(("feed", "search"), WHO))
 EPISODE_S = 1500.0
 REGIMES = ("steady", "trend", "burst", "day")
+SHORTEST_S = 1.0  # of a stretch
 HOUR_KNOTS = 8  # stretches of a trend that follows the hour table, there and back
 
 Capacities = Mapping[str, float]  # name of a stretch -> requests/s per node
@@ -141,3 +145,32 @@ def _bursts(seconds: float, n: int, capacities: Capacities, rng: np.random.Gener
         rush = {"surface": surface, "part": RUSH_PART, "who": who}
         found.append(_stretch(burst, MIDDLE) | rate | {"rush": rush})
     return found
+
+
+def faster(scenario: Scenario, factor: float) -> Scenario:
+    """A course played so many times faster, over an episode as many times shorter.
+
+    Every stretch is still there, so a search sees the whole schedule at a part of the price. What
+    it loses is in docs/benchmark.md: a policy has fewer windows to answer in. The uncounted
+    beginning stays as long as it is.
+
+    Args:
+        scenario: a course, or any other, which then is only cut.
+        factor: at least 1.
+    """
+    episode, regime = scenario.episode, scenario.workload.regime
+    counted = max(1, round((episode.steps - episode.uncounted) / factor))
+    changes: dict[str, Any] = {"episode.steps": counted + episode.uncounted}
+    if isinstance(regime, Course):
+        stretches = [
+            stretch.model_copy(
+                update={
+                    "duration_s": max(SHORTEST_S, stretch.duration_s / factor),
+                    "ramp_s": stretch.ramp_s / factor,
+                }
+            )
+            for stretch in regime.stretches
+        ]
+        quick = regime.model_copy(update={"stretches": tuple(stretches)})
+        changes["workload.regime"] = quick.model_dump(mode="json")
+    return scenario.replace(changes)
