@@ -49,6 +49,8 @@ class Moment:
     outcome: Outcome
     window: int  # counted from 0 since the start of the policy's control
     at_s: float  # when it begins, since then
+    since_s: float  # from then on the excess was at least half of the worst
+    until_s: float  # the end of that
     stretch: str  # of the course, in words
     policy_ms: float  # P99 over all arrivals of the window
     schedule_ms: float
@@ -85,10 +87,13 @@ def _worst_of(outcome: Outcome) -> Moment | None:
         return None
     window, step_s = int(np.nanargmax(excess)), scenario.episode.step_s
     around = max(1, round(AROUND_S / step_s))
+    first, end = _bad_windows(excess, window)
     return Moment(
         outcome=outcome,
         window=window,
         at_s=window * step_s,
+        since_s=first * step_s,
+        until_s=end * step_s,
         stretch=stretch_in_words(scenario, window * step_s),
         policy_ms=outcome.played.tails[window],
         schedule_ms=schedule.tails[window],
@@ -96,6 +101,14 @@ def _worst_of(outcome: Outcome) -> Moment | None:
         policy=_shares(outcome.played, window, around),
         schedule=_shares(schedule, window, around),
     )
+
+
+def _bad_windows(excess: Floats, worst: int) -> tuple[int, int]:
+    """First window, and the one after the last, of those in a row that are half as bad."""
+    good = np.flatnonzero(~(excess >= excess[worst] / 2.0))  # a NaN is good, too
+    before, after = good[good < worst], good[good > worst]
+    first = int(before[-1]) + 1 if before.size else 0
+    return first, int(after[0]) if after.size else len(excess)
 
 
 def _shares(played: Played, window: int, around: int) -> Shares:

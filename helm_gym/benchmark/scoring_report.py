@@ -126,8 +126,29 @@ def worst(moment: Moment) -> list[str]:
         f"after the policy took over. That is {moment.stretch}.",
         f"P99 in that window was {moment.policy_ms:.1f} ms; the schedule had "
         f"{moment.schedule_ms:.1f} ms and {REFERENCE} {moment.static_ms:.1f} ms.",
+        *_lasted(moment),
         f"The policy's EMB share, from a minute before to a minute after: {_went(moment.policy)}.",
         f"The schedule's: {_went(moment.schedule)}.",
+    ]
+
+
+def _lasted(moment: Moment) -> list[str]:
+    """How long it was at least half as bad, and what was busy then."""
+    lasted = (
+        f"It was at least half as far above the schedule from {moment.since_s:g} s to "
+        f"{moment.until_s:g} s."
+    )
+    figures = moment.outcome.series
+    if not figures:
+        return [lasted]
+    link, gpu, shed = (
+        100.0 * float(figures[name][moment.window])
+        for name in ("link_utilisation", "gpu_utilisation", "shed_rate")
+    )
+    return [
+        lasted,
+        f"The policy's link then had {link:.0f} % and its GPUs {gpu:.0f} % of the work that they "
+        f"can do, and {shed:.1f} % of the requests were shed.",
     ]
 
 
@@ -190,6 +211,8 @@ def _moment(moment: Moment) -> Data:
         "router": draw.router,
         "window": moment.window,
         "at_s": moment.at_s,
+        "since_s": moment.since_s,
+        "until_s": moment.until_s,
         "stretch": moment.stretch,
         "tail_ms": {
             POLICY: moment.policy_ms,

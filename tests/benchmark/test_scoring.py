@@ -172,7 +172,10 @@ def spiked(folder: Path, draw: Draw, spikes: Mapping[int, float]) -> Outcome:
 
 def planted(folder: Path) -> Moment:
     """A spike in window 17 of the second draw; a higher one does not count."""
-    outcomes = [spiked(folder, ONE, {9: 20.0}), spiked(folder, OTHER, {1: 500.0, 17: 50.0})]
+    outcomes = [
+        spiked(folder, ONE, {9: 20.0}),
+        spiked(folder, OTHER, {1: 500.0, 15: 30.0, 16: 40.0, 17: 50.0, 18: 20.0}),
+    ]
     assert UNCOUNTED > 1
     moment = worst_moment(outcomes)
     assert moment is not None
@@ -183,6 +186,7 @@ def test_the_worst_moment_is_where_the_spike_is(folder: Path) -> None:
     moment = planted(folder)
     assert (moment.outcome.draw, moment.window) == (OTHER, 17)
     assert moment.at_s == pytest.approx(6.8)
+    assert (moment.since_s, moment.until_s) == (pytest.approx(6.0), pytest.approx(7.2))
     assert moment.excess_ms == pytest.approx(50.0)
     assert moment.static_ms == moment.outcome.yardstick.static.tails[17]
     assert moment.policy == moment.schedule
@@ -191,7 +195,11 @@ def test_the_worst_moment_is_where_the_spike_is(folder: Path) -> None:
 
 def test_it_is_told_in_sentences(folder: Path) -> None:
     said = " ".join(report.worst(planted(folder)))
-    for text in ("score-taobao-burst at load 1.3, seed 30201", "3 s into a calm stretch"):
+    for text in (
+        "score-taobao-burst at load 1.3, seed 30201",
+        "3 s into a calm stretch",
+        "from 6 s to 7.2 s",
+    ):
         assert text in said, said
     calm = dataclasses.replace(planted(folder), policy_ms=0.0)
     assert report.worst(calm) == ["The policy is nowhere slower than the schedule."]
