@@ -68,7 +68,7 @@ def worst_moment(outcomes: Sequence[Outcome]) -> Moment | None:
     """Find the worst moment of all draws, the first of several.
 
     Args:
-        outcomes: of one policy.
+        outcomes: what one policy did.
 
     Returns:
         None if the policy failed in all of them.

@@ -101,12 +101,13 @@ def score_policy(
         jobs: processes; the result does not depend on it.
         allow: see :func:`~helm_gym.evaluation.specs.make_policy`.
         budget_ms: mean time that a decision may take.
-        among: draws that the score rests on; all of the package by default.
-        folder: of their yardsticks.
+        among: draws that the score rests on; all that the package has by default.
+        folder: holds their yardsticks.
         progress: show a progress bar on stderr.
 
     Raises:
-        ConfigError: there is no such policy, it was trained on a draw, or no setting counts.
+        ConfigError: there is no such policy, it was trained on a draw, a yardstick is damaged,
+            or no setting counts.
     """
     asked = draws() if among is None else list(among)
     policy = _checked(spec, asked, allow)

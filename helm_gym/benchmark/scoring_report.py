@@ -30,7 +30,7 @@ def means(outcomes: Sequence[Outcome], figure: str) -> dict[str, float]:
     """Seed means of a figure: of the policy, the static share and the schedule.
 
     Args:
-        outcomes: of one setting.
+        outcomes: those of one setting.
         figure: such as ``tail_ms``.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a score is measured against: of every draw a schedule that knew the requests, and a share.
+"""What a score is measured against in every draw: a schedule that knew the requests, and a share.
 
 The package ships both as they were played. A search takes minutes, so each is a file of its own as
 soon as it is done, and a stopped command goes on. A schedule stays one whatever becomes of the
@@ -14,6 +14,7 @@ from helm_gym.baselines.schedule import Schedule, SchedulePolicy
 from helm_gym.benchmark.score import REFERENCE
 from helm_gym.benchmark.searches import SUITE_SEARCH
 from helm_gym.config.quantity import Frozen
+from helm_gym.errors import ConfigError
 from helm_gym.evaluation.specs import make_policy
 from helm_gym.hindsight.objective import TAIL
 from helm_gym.hindsight.search import Search, hindsight
@@ -90,7 +91,7 @@ def make_all(
 
     Args:
         draws: such as :func:`~helm_gym.suites.score_draws.draws`.
-        folder: of one file per draw.
+        folder: holds one file per draw.
         processes: at a time.
         progress: show a progress bar on stderr.
 
@@ -115,13 +116,21 @@ def load(draws: Sequence[Draw], folder: Path = FOLDER) -> dict[Draw, Yardstick]:
     They are read without a lock, because an installed package may be read-only.
 
     Args:
-        draws: which.
-        folder: of one file per draw.
+        draws: whose yardsticks are wanted.
+        folder: holds one file per draw.
+
+    Raises:
+        ConfigError: a file is damaged.
     """
-    found = {}
-    for draw in draws:
-        path = folder / f"{draw.key}.{CODEC.extension}"
-        if path.is_file():
-            with path.open("rb") as file:
-                found[draw] = CODEC.read(file)
-    return found
+    paths = {draw: folder / f"{draw.key}.{CODEC.extension}" for draw in draws}
+    return {draw: _read(path) for draw, path in paths.items() if path.is_file()}
+
+
+def _read(path: Path) -> Yardstick:
+    try:
+        with path.open("rb") as file:
+            return CODEC.read(file)
+    except (OSError, ValueError) as error:  # JSON's and pydantic's errors are ValueErrors
+        raise ConfigError(
+            f"{path} cannot be used ({error}); delete it and run helm-gym score --search"
+        ) from None

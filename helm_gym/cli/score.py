@@ -31,7 +31,7 @@ def score(
         typer.Option("--search", help="Make schedules that the package lacks; minutes for each."),
     ] = False,
     folder: Annotated[
-        Path | None, typer.Option(help="Of the schedules; those of the package by default.")
+        Path | None, typer.Option(help="Where the schedules lie, if not in the package.")
     ] = None,
     allow: AllowOption = None,
     quiet: QuietOption = False,

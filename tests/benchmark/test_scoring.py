@@ -127,6 +127,13 @@ def test_what_was_not_searched_counts_for_nobody(folder: Path, tmp_path: Path) -
         small_score("balance", tmp_path)
 
 
+def test_a_damaged_yardstick_is_named(tmp_path: Path) -> None:
+    write_yardsticks(tmp_path)
+    (tmp_path / f"{ONE.key}.json").write_text('{"searched": 1}')
+    with pytest.raises(ConfigError, match=f"{ONE.key}.json cannot be used"):
+        small_score("balance", tmp_path)
+
+
 def test_a_policy_that_has_seen_a_draw_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
