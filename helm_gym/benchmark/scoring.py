@@ -114,21 +114,17 @@ def score_policy(
     known = yardsticks.load(asked, folder)
     stale = [draw for draw, one in known.items() if not one.current]
     known |= _played_again({draw: known[draw] for draw in stale}, jobs, progress)
-    tasks = {draw.key: Task(draw, spec, tuple(allow), budget_ms) for draw in known}
-    # A store without a folder keeps nothing: its processes and its progress bar are wanted.
-    store: Store[Attempt] = Store(None, json_codec())
-    attempts = store.complete(tasks, attempt, processes=jobs, title="playing", progress=progress)
-    outcomes: dict[Setting, list[Outcome]] = {}
-    for draw, yardstick in known.items():
-        made = attempts[draw.key]
-        outcome = Outcome(draw, yardstick, made.played, made.series, made.reason)
-        setting = Setting(draw.cell, draw.load, draw.router)
-        outcomes.setdefault(setting, []).append(outcome)
-    every = [outcome for those in outcomes.values() for outcome in those]
+    tasks = [Task(draw, spec, tuple(allow), budget_ms) for draw in known]
+    attempts = _attempts(tasks, jobs, progress)
+    every = [
+        Outcome(draw, yardstick, *made)
+        for (draw, yardstick), made in zip(known.items(), attempts, strict=True)
+    ]
+    outcomes = _by_setting(every)
     return Scored(
         spec=spec,
         score=_score(spec, outcomes, router_of(policy)),
-        outcomes={setting: tuple(those) for setting, those in outcomes.items()},
+        outcomes=outcomes,
         worst=worst_moment(every),
         not_searched=tuple(draw for draw in asked if draw not in known),
         played_again=len(stale),
@@ -176,6 +172,22 @@ def attempt(task: Task) -> Attempt:
     except HelmGymError as error:
         return Attempt(None, {}, str(error))
     return Attempt(Played.of(episode), episode.series, "")
+
+
+def _attempts(tasks: Sequence[Task], jobs: int, progress: bool) -> list[Attempt]:
+    # A store without a folder keeps nothing: its processes and its progress bar are wanted.
+    store: Store[Attempt] = Store(None, json_codec())
+    asked = {task.draw.key: task for task in tasks}
+    made = store.complete(asked, attempt, processes=jobs, title="playing", progress=progress)
+    return list(made.values())
+
+
+def _by_setting(outcomes: Sequence[Outcome]) -> dict[Setting, tuple[Outcome, ...]]:
+    found: dict[Setting, tuple[Outcome, ...]] = {}
+    for one in outcomes:
+        setting = Setting(one.draw.cell, one.draw.load, one.draw.router)
+        found[setting] = (*found.get(setting, ()), one)
+    return found
 
 
 def _score(spec: str, outcomes: Mapping[Setting, Sequence[Outcome]], router: str | None) -> Score:
