@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from helm_gym.benchmark.arrange import REFERENCE, Benchmark, LeftOut, arrange, load_rows
+from helm_gym.benchmark.arrange import REFERENCE, Benchmark, LeftOut, arrange
 from helm_gym.benchmark.rows import OK, Row
 from helm_gym.errors import ConfigError
 from helm_gym.evaluation.tables import span
@@ -150,18 +150,24 @@ def markdown(rows: list[Row] | list[dict[str, Any]], reference: str = REFERENCE)
     )
 
 
-def check(rows: Path, page: Path, reference: str = REFERENCE) -> None:
+def check(wanted: str, page: Path, command: str) -> None:
     """Compare a page with the one that the rows give.
+
+    Args:
+        wanted: the page that the rows give.
+        page: the file that should be the same.
+        command: writes it again.
 
     Raises:
         ConfigError: it is missing or differs; the message shows the first lines that do.
     """
-    wanted = markdown(load_rows(rows), reference).splitlines()
-    again = f"write it with helm-gym leaderboard {rows} --out {page}"
     if not page.is_file():
-        raise ConfigError(f"{page}: does not exist; {again}")
+        raise ConfigError(f"{page}: does not exist; write it with {command}")
     there = page.read_text("utf-8").splitlines()
-    changes = difflib.unified_diff(there, wanted, str(page), str(rows), n=0, lineterm="")
+    changes = difflib.unified_diff(
+        there, wanted.splitlines(), str(page), "the rows", n=0, lineterm=""
+    )
     shown = list(changes)[:8]
     if shown:
-        raise ConfigError(f"{page}: is not what its rows say; {again}\n" + "\n".join(shown))
+        told = "\n".join(shown)
+        raise ConfigError(f"{page}: is not what its rows say; write it with {command}\n{told}")

@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from helm_gym.benchmark.copies import copied, first_of_each
 from helm_gym.benchmark.jobs import failed_rows, work
 from helm_gym.benchmark.plan import Job, is_common
 from helm_gym.benchmark.rows import (
@@ -87,21 +88,34 @@ def run_bench(
         stored = read_parts(parts)
         keys, todo = outstanding(jobs, stored, retry)
         todo = searched(todo, out / SEARCHED, processes, progress)
+
+        def keep(rows: list[Row]) -> None:
+            write_rows(rows, parts / part_name(rows))
+            for row in rows:
+                stored.pop(row["key"], None)  # a retried row is the later one
+                stored[row["key"]] = row
+
+        known, todo = copied(todo, stored)
+        for rows in known:
+            keep(rows)
+        todo, repeated = first_of_each(todo)
         left, total = sum(job.weight for job in todo), len(keys)
-        done = total - sum(len(job.seeds) for job in todo)
+        done = total - sum(len(job.seeds) for job in (*todo, *repeated))
         # Rollouts of searches count too, so that the bar's speed gives the time that is left.
         with progress_bar(
             "bench", left, wanted=progress, note=f"{done}/{total} rows", transient=False
         ) as bar:
             for place, rows in _results(todo, processes, backend):
-                write_rows(rows, parts / part_name(rows))
-                for row in rows:
-                    stored.pop(row["key"], None)  # a retried row is the later one
-                    stored[row["key"]] = row
+                keep(rows)
                 ran += len(rows)
                 failed += sum(row["status"] == FAILED for row in rows)
                 note = f"{done + ran}/{total} rows" + (f", {failed} failed" if failed else "")
                 bar.advance(todo[place].weight, note)
+        known, failed_too = copied(repeated, stored)
+        for rows in known:
+            keep(rows)
+        for _, rows in _results(failed_too, processes, backend):  # as the job that it repeats
+            keep(rows)
         merged = merge(stored.values(), keys, out)
     wanted = set(keys)
     return Bench([row for row in merged if row["key"] in wanted], ran, out / "rows.parquet")

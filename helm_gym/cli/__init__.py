@@ -22,6 +22,7 @@ from helm_gym.cli import (
     routers,
     scenarios,
     score,
+    searches,
     studies,
     tune,
 )
@@ -30,7 +31,7 @@ from helm_gym.cli.shared import app
 __all__ = [
     "adapt", "app", "bench", "bursts", "calibration", "controller", "golden", "hindsight",
     "leaderboard", "machine", "main", "policies", "refill", "results", "routers",
-    "scenarios", "score", "studies", "tune",
+    "scenarios", "score", "searches", "studies", "tune",
 ]  # fmt: skip
 
 

@@ -38,21 +38,31 @@ def leaderboard(
     schedules: Annotated[
         Path | None, typer.Option(help="Folder of helm-gym hindsight, for the page.")
     ] = None,
+    searches: Annotated[
+        Path | None, typer.Option(help="Folder of helm-gym searches; that of the package.")
+    ] = None,
     reference: Annotated[str, typer.Option(help="Policy that scores refer to.")] = "static:best",
 ) -> None:
     """Rank the policies of a benchmark, with intervals; or check that a page is up to date."""
     from helm_gym.benchmark import leaderboard as room
+    from helm_gym.benchmark import standings_page
     from helm_gym.benchmark.arrange import load_rows
     from helm_gym.benchmark.rows import PUBLISHED
+    from helm_gym.benchmark.searches import FOLDER, load_searches
     from helm_gym.pages.templates import check_installed, write_page
 
     check_installed()
     rows = rows or PUBLISHED
+    found = load_rows(rows)
+    known = standings_page.of_the_same(load_searches(searches or FOLDER), found)
+    text = standings_page.markdown(found, known) if known else room.markdown(found, reference)
     if check:
-        room.check(rows, out, reference)
+        room.check(text, out, f"helm-gym leaderboard {rows} --out {out}")
         typer.echo(f"{out} is what {rows} gives")
         return
-    write_page(out, room.markdown(load_rows(rows), reference))
+    write_page(out, text)
+    if known:
+        write_page(out.parent / standings_page.PICTURE, standings_page.picture(found, known))
     typer.echo(f"leaderboard: {out}")
     if page is not None:
         from helm_gym.benchmark.page.page import render

@@ -65,9 +65,11 @@ class Branches:
         objective: its scenario is simulated, and its reward is what windows report; see
             :attr:`Objective.reward`. Windows of ``tail`` report a reward of 0.
         seed: seed of the episode, as in :func:`helm_gym.runs.rollout.run_policy`.
+        begin: where every schedule begins, in the place of the beginning of the episode; a state of
+            another scenario whose past is the same.
     """
 
-    def __init__(self, objective: Objective, seed: int) -> None:
+    def __init__(self, objective: Objective, seed: int, begin: Stand | None = None) -> None:
         self.scenario: Scenario = objective.scenario
         self.seed = seed
         self._uncounted = uncounted_windows(self.scenario)
@@ -78,6 +80,7 @@ class Branches:
         self._rewarded = objective.name != TAIL
         self._reward = Reward(objective.reward, self.scenario, layout)
         self._starts: dict[float, Stand] = {}
+        self._begin = begin
         self._free: list[Slot] = []
 
     @property
@@ -87,10 +90,14 @@ class Branches:
         It is fixed where the beginning of an episode is not counted, as it is for policies; see
         :func:`helm_gym.runs.rollout.starting_share`.
         """
+        if self._begin is not None:
+            return self._begin.share
         return self.scenario.episode.initial_share if self._uncounted else None
 
     def start(self, share: float) -> Stand:
         """The beginning of the episode, warmed up with ``share``; never play on in it itself."""
+        if self._begin is not None:
+            return self._begin
         if self.fixed_start is not None:
             share = self.fixed_start
         if share not in self._starts:

@@ -105,7 +105,7 @@ def test_rows_that_changed_are_found_out(tmp_path: Path) -> None:
     page.write_text(leaderboard.markdown(build()), "utf-8")
     rows = save(build({"static:best": 1.0, "better": 0.81, "worse": 1.3}), tmp_path)
     with pytest.raises(ConfigError, match="is not what its rows say"):
-        leaderboard.check(rows, page)
+        leaderboard.check(leaderboard.markdown(load_rows(rows)), page, "this command")
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,8 @@ def test_rows_that_changed_are_found_out(tmp_path: Path) -> None:
     [(".", "LEADERBOARD.md"), ("heldout", "LEADERBOARD-heldout.md")],
 )
 def test_published_leaderboards_are_what_the_published_rows_give(rows: str, page: str) -> None:
-    leaderboard.check(PUBLISHED / rows, CHECKOUT / page)
+    code, said = run(PUBLISHED / rows, "--out", CHECKOUT / page, "--check")
+    assert code == 0, said
 
 
 def test_published_rows_name_no_file_of_the_machine_that_made_them() -> None:
