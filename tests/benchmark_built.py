@@ -13,7 +13,7 @@ from helm_gym.metrics import METRICS
 from helm_gym.sim.layout import N_BINS
 from helm_gym.sim.stages import bin_edge
 
-CELLS = ("paper-v1-taobao-steady", "paper-v1-taobao-trend")
+CELLS = ("paper-v2-taobao-steady", "paper-v2-taobao-trend")
 LOADS = (0.7, 0.95)
 ROUTERS = ("helm_score", "predicted_completion")
 SEEDS = (20_000, 20_001, 20_002, 20_003)
@@ -25,7 +25,7 @@ def row(cell: str, load: float, router: str, policy: str, seed: int, **own: Any)
     """One row with every column."""
     figures = {name: 1.0 for name in METRICS}
     return {
-        "suite": "paper-v1",
+        "suite": "paper-v2",
         "cell": cell,
         "load": load,
         "router": router,

@@ -1,8 +1,8 @@
 """Settings of the residual adapter; what each value rests on stands beside it.
 
-"Tuned" values were chosen on training and validation cells of the paper suite and on variants of
-them (another host link, smaller rows, half the pool), tuning seeds only; docs/adapter.md has the
-figures. "Untuned" ones were written down once and left alone.
+"Tuned" values were chosen on cells of an earlier suite and on variants of them (another host link,
+smaller rows, half the pool), tuning seeds only; docs/adapter.md says what was compared. "Untuned"
+ones were written down once and left alone.
 """
 
 from __future__ import annotations

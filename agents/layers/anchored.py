@@ -32,8 +32,8 @@ class Anchor(Frozen):
     """What a site sets; docs/controller.md says how to find it."""
 
     at: float = Field(ge=0, le=1)
-    # 0 is a fixed share, 1 the base. Of 0.25, 0.5, 0.75 and 0.9 none is best in all cells of the
-    # paper suite (tuning seeds); 0.5 is near the best where the plan is right.
+    # 0 is a fixed share, 1 the base. Of 0.25, 0.5, 0.75 and 0.9 none is best in all cells of an
+    # earlier suite (tuning seeds); 0.5 is near the best where the plan is right.
     follow: float = Field(default=0.5, ge=0, le=1)
 
     @property

@@ -200,14 +200,15 @@ def _scored(result: TrainResult, config: TrainConfig, plan: Plan, progress: bool
 
 
 def scored_on(config: TrainConfig) -> list[Scenario]:
-    """As stated, never randomised: a suite's training and validation scenarios at its loads."""
+    """As stated, never randomised: a suite's scenarios, each once, at its loads."""
     if config.suite is None:
         return [Scenario.load(config.scenario).replace(config.overrides)]
     suite = Suite.load(config.suite)
     loads = suite.loads if LOAD not in config.overrides else (config.overrides[LOAD],)
+    others = tuple(own for own in suite.validation if own not in suite.training)
     return [
         Scenario.load(own).replace({**config.overrides, LOAD: load})
-        for own, load in product((*suite.training, *suite.validation), loads)
+        for own, load in product((*suite.training, *others), loads)
     ]
 
 

@@ -6,7 +6,7 @@ streams, so all policies meet the same requests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -20,8 +20,7 @@ from helm_gym.evaluation.common import alone
 from helm_gym.evaluation.search import grid, most_tried
 from helm_gym.evaluation.specs import COMMON_SEARCHES, HELM_SEARCH, make_policy
 from helm_gym.suites import moving
-from helm_gym.suites.heldout import HELD_OUT, cells, replay_cells
-from helm_gym.suites.paper import CELLS, LOADS, PREFIX
+from helm_gym.suites.replays import is_replay, replay_cells
 from helm_gym.suites.splits import (
     TEST,
     check_frozen,
@@ -31,11 +30,8 @@ from helm_gym.suites.splits import (
     held_out,
 )
 
-PAPER = ("paper", PREFIX)
-HELD_OUT_SUITE = ("heldout", HELD_OUT)
-PAPER_ROUTERS = ("predicted_completion", "helm_score")
-"""What a serving system would use, and HELM's own."""
-MINUTES = 10.0  # of simulated time per episode that count
+PAPER = ("paper", moving.PREFIX)
+MINUTES = 10.0  # of simulated time per episode that count, outside the suite
 QUICK_MINUTES = 1.0
 BUDGET_MS = 50.0  # mean wall clock per decision; a window lasts 5 s
 SEARCH = ":best"
@@ -47,7 +43,7 @@ REWARD = "tail_and_refill"
 class Setting:
     """One scenario as it is run: cell, load, router and length decided."""
 
-    suite: str  # "paper-v1", or "" outside a suite
+    suite: str  # "paper-v2", or "" outside a suite
     cell: str
     scenario: Scenario
     shipped: bool  # whether the cell's name is enough to find it again
@@ -113,7 +109,7 @@ def among(spec: str, scenario: Scenario, planned: Sequence[Scenario]) -> tuple[S
 
     ``:dataset`` takes all regimes of the data set at the same load. ``:suite`` takes all cells at
     all loads, but none that is held out: what tunes a suite must not see them. Both take one router
-    at a time, as all comparisons do.
+    at a time, as all comparisons do, and no replay of a log, which is not of the suite.
 
     Args:
         spec: as asked for; empty is what any but a common search gives.
@@ -125,7 +121,11 @@ def among(spec: str, scenario: Scenario, planned: Sequence[Scenario]) -> tuple[S
     """
     if not is_common(spec):
         return ()
-    alike = [other for other in planned if other.router.name == scenario.router.name]
+    alike = [
+        other
+        for other in planned
+        if other.router.name == scenario.router.name and not is_replay(other)
+    ]
     if spec.endswith(f":{DATASET}"):
         own = scenario.workload
         return tuple(
@@ -159,15 +159,17 @@ def make_plan(
     """Decide every job before any runs.
 
     Args:
-        suite: ``paper``, ``heldout``, a shipped scenario's name, a YAML file, or a folder of them.
+        suite: ``paper``, a shipped scenario's name, a YAML file, or a folder of them.
         policies: specs.
         n_seeds: the first so many test seeds.
         loads: fractions of capacity; the suite's three, or a scenario's own.
         routers: names; two for the suite, or a scenario's own.
-        steps: windows per episode; ten simulated minutes by default.
+        steps: windows per episode; of the suite, whole episodes by default, else ten simulated
+            minutes.
         quick: episodes of one minute; of the suite, its highest load with one router.
         budget_ms: mean wall clock that a decision may take.
-        logs: to replay beside the held-out cells, see :func:`heldout.replay_cell`.
+        logs: to replay beside the suite's cells, see
+            :func:`~helm_gym.suites.replays.replay_cell`.
         allow: see :func:`~helm_gym.evaluation.specs.make_policy`.
         tuned: what searches such as ``mpc:suite`` stand for in the suite; without it each is made
             when the benchmark runs.
@@ -180,8 +182,8 @@ def make_plan(
     check_splits()
     seeds = tuple(TEST.seeds[:n_seeds])
     check_test_seeds(seeds)
-    if logs and suite not in HELD_OUT_SUITE:
-        raise ConfigError(f"--log adds replays to --suite {HELD_OUT_SUITE[0]}, not to {suite!r}")
+    if logs and suite not in PAPER:
+        raise ConfigError(f"--log adds replays to --suite {PAPER[0]}, not to {suite!r}")
     found = settings(suite, loads=loads, routers=routers, steps=steps, quick=quick, logs=logs)
     planned = {s.scenario.digest(): s.cell for s in found if s.held_out}
     for spec in specs:
@@ -241,36 +243,41 @@ def settings(
     logs: Sequence[str] = (),
 ) -> list[Setting]:
     """Every cell at every load with every router."""
-    if suite == moving.PREFIX:
-        return _of_suite(loads or moving.LOADS, routers or moving.ROUTERS, steps, quick)
-    name, scenarios, shipped = _cells(suite)
+    if suite in PAPER:
+        loads = loads or (moving.LOADS[-1:] if quick else moving.LOADS)
+        routers = routers or (moving.ROUTERS[:1] if quick else moving.ROUTERS)
+        return _of_suite(loads, routers, steps, quick, replay_cells(logs))
+    scenarios, shipped = _cells(suite)
     check_frozen(scenarios)
-    replays = replay_cells(logs)
     found = []
-    for cell, scenario in (scenarios | replays).items():
-        suite_loads, suite_routers = (
-            (LOADS[-1:], PAPER_ROUTERS[:1]) if quick else (LOADS, PAPER_ROUTERS)
-        )
-        own_loads = loads or (suite_loads if name else (scenario.workload.load,))
-        own_routers = routers or (suite_routers if name else (scenario.router.name,))
+    for cell, scenario in scenarios.items():
+        own_loads = loads or (scenario.workload.load,)
+        own_routers = routers or (scenario.router.name,)
         for load, router in product(own_loads, own_routers):
-            changes = changes_of(scenario, load, router, steps or windows(scenario, quick))
-            known = shipped and cell not in replays
-            found.append(Setting(name, cell, scenario.replace(changes), known))
+            own = shipped_cell(cell, router) if shipped else scenario
+            changes = changes_of(own, load, router, steps or windows(own, quick))
+            found.append(Setting("", cell, own.replace(changes), shipped))
     return found
 
 
 def _of_suite(
-    loads: Sequence[float], routers: Sequence[str], steps: int | None, quick: bool
+    loads: Sequence[float],
+    routers: Sequence[str],
+    steps: int | None,
+    quick: bool,
+    replays: Mapping[str, Scenario],
 ) -> list[Setting]:
     """Settings of the suite, in whole episodes: a schedule that is cut asks something else."""
+    files = [moving.frozen_cell(c, r) for c, r in product(moving.CELL_NAMES, moving.ROUTERS)]
+    check_frozen({scenario.name: scenario for scenario in files})
     found = []
-    for cell, load, router in product(moving.CELL_NAMES, loads, routers):
-        scenario = moving.frozen_cell(cell, router)
-        check_frozen({scenario.name: scenario})
+    for cell, load, router in product((*moving.CELL_NAMES, *replays), loads, routers):
+        shipped = cell not in replays
+        scenario = shipped_cell(cell, router) if shipped else replays[cell]
         n = steps or (windows(scenario, quick) if quick else scenario.episode.steps)
         changes = changes_of(scenario, load, router, n)
-        found.append(Setting(moving.PREFIX, cell, scenario.replace(changes), True))
+        suite = moving.PREFIX if shipped else ""  # a replay is played beside it
+        found.append(Setting(suite, cell, scenario.replace(changes), shipped))
     return found
 
 
@@ -297,18 +304,14 @@ def windows(scenario: Scenario, quick: bool) -> int:
     return counted + scenario.episode.uncounted
 
 
-def _cells(suite: str) -> tuple[str, dict[str, Scenario], bool]:
-    """Name of the suite, its scenarios by cell, and whether they are shipped."""
-    if suite in PAPER:
-        return PREFIX, {cell.name: Scenario.load(cell.name) for cell in CELLS}, True
-    if suite in HELD_OUT_SUITE:
-        return HELD_OUT, cells(), True
+def _cells(suite: str) -> tuple[dict[str, Scenario], bool]:
+    """Scenarios by name, and whether they are shipped."""
     if not Path(suite).is_dir():
-        names = (PAPER[0], HELD_OUT_SUITE[0], *Scenario.names())
+        names = (PAPER[0], *Scenario.names())
         if suite not in names and Path(suite).suffix not in (".yaml", ".yml"):
             raise ConfigError(f"there is no suite or scenario {suite!r}{nearest(suite, names)}")
         scenario = Scenario.load(suite)
-        return "", {scenario.name: scenario}, suite in Scenario.names()
+        return {scenario.name: scenario}, suite in Scenario.names()
     files = sorted([*Path(suite).glob("*.yaml"), *Path(suite).glob("*.yml")])
     if not files:
         raise ConfigError(f"{suite}: has no scenario files (*.yaml)")
@@ -318,4 +321,4 @@ def _cells(suite: str) -> tuple[str, dict[str, Scenario], bool]:
         if scenario.name in found:
             raise ConfigError(f"{file}: a second scenario with the name {scenario.name!r}")
         found[scenario.name] = scenario
-    return "", found, False
+    return found, False

@@ -39,10 +39,10 @@ SEARCH = "helm_gym.evaluation.search"
 COMMON = "helm_gym.evaluation.common"
 """Module that decides what a search for many scenarios finds."""
 PUBLISHED = Path(__file__).parent / "published"
-"""Rows that come with the package: of the suite here, of the held-out one below."""
+"""Rows that come with the package."""
 FIGURES = (*METRICS, *EXTRA)
 IDENTITY = {
-    "suite": "paper-v1, or empty outside a suite",
+    "suite": "paper-v2, or empty outside a suite",
     "cell": "name of the scenario",
     "load": "fraction of the measured capacity",
     "router": "which node serves a request",
@@ -78,6 +78,13 @@ WALL_CLOCK = {
     "wall_s": "s of the job over its seeds; without the search",
 }
 """Columns that differ from run to run; every other one is reproduced bit for bit."""
+JUDGED = {
+    "distance": "mean |share - schedule's| over counted windows and nodes",
+    "distance_good": "the same to the nearest share within 1 % of the schedule's",
+    "adapt_s": "s; mean time to adapt after a jump of the stream",
+    "unsettled": "jumps after which it did not adapt before the next one",
+}
+"""Columns that compare a row with the schedule of its stream; null where none is known."""
 SERIES = {
     "share_by_window": "EMB share in force, mean over nodes, per window",
     "shares_by_node": "the same of every node, window after window; null where all nodes agreed",
@@ -86,9 +93,9 @@ SERIES = {
     "latency": "histogram of counted latencies; bin i ends at helm_gym.sim.stages.bin_edge(i + 1)",
 }
 """Kept in ``series.parquet``, by key: what plots need and tables do not."""
-COLUMNS = (*IDENTITY, *FIGURES, *WALL_CLOCK)
+COLUMNS = (*IDENTITY, *FIGURES, *WALL_CLOCK, *JUDGED)
 _WHOLE = {"seed", "steps", "uncounted", "requests"}
-_NUMBERS = {"load", "budget_ms", "step_s", "slo_ms", *FIGURES, *WALL_CLOCK}
+_NUMBERS = {"load", "budget_ms", "step_s", "slo_ms", *FIGURES, *WALL_CLOCK, *JUDGED}
 
 
 def schema() -> pa.Schema:

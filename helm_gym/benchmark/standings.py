@@ -24,7 +24,8 @@ STEADY = "steady"
 """Regime whose optimum stands still; it counts in no score."""
 RUNAWAY = 1.5
 """An episode whose P99 is more than so many times the schedule's has run away."""
-FIGURES = ("slo_satisfaction", "moves", "moved_gb", "refill_gb", "decision_p50_us")
+FIGURES = ("slo_satisfaction", "moves", "moved_gb", "refill_gb", "decision_p50_us",
+           "distance_good", "adapt_s")  # fmt: skip
 Replays = Mapping[str, Mapping[Setting, Mapping[int, float]]]
 """What the schedules cost: figure -> setting -> seed -> ms."""
 
@@ -57,7 +58,7 @@ class Line:
     runaways: int  # episodes
     episodes: int  # that have a schedule
     harm: tuple[Setting, float] | None  # P99 / best static's, the highest where nothing is to win
-    figures: Mapping[str, float]  # means over all rows
+    figures: Mapping[str, float]  # means over the rows that have them
 
 
 def stands(rows: Sequence[Row], replays: Replays, loss: Mapping[str, float]) -> list[Stand]:
@@ -140,10 +141,7 @@ def _line(
         runaways=ran,
         episodes=of,
         harm=max(calm.items(), key=lambda item: item[1]) if calm else None,
-        figures={
-            name: float(np.mean([row[name] for row in good])) if good else math.nan
-            for name in FIGURES
-        },
+        figures={name: _known_mean([row.get(name) for row in good]) for name in FIGURES},
     )
 
 
@@ -157,6 +155,12 @@ def is_calm(stand: Stand) -> bool:
         return True
     gap = None if isinstance(stand.gap, Absent) else stand.gap.gap.absent
     return gap is not None and gap.why is Why.HEADROOM
+
+
+def _known_mean(values: Sequence[float | None]) -> float:
+    """Mean of what is known; NaN if nothing is."""
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan
 
 
 def closed_in(stand: Stand, policy: str) -> Figure:

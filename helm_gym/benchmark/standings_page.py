@@ -151,6 +151,8 @@ def _line(line: Line) -> dict[str, Any]:
         "worst": "" if line.worst is None else _part(line.worst[1]),
         "runaways": f"{line.runaways} of {line.episodes}" if line.episodes else "",
         "harm": "" if line.harm is None else f"{line.harm[1]:.2f}",
+        "adapts": _plain(line.figures["adapt_s"], ".0f"),
+        "apart": _plain(line.figures["distance_good"], ".3f"),
         "slo": f"{100 * line.figures['slo_satisfaction']:.2f}",
         "moved": f"{line.figures['moved_gb']:.0f}",
         "decision": f"{line.figures['decision_p50_us']:.0f}",
@@ -158,7 +160,11 @@ def _line(line: Line) -> dict[str, Any]:
 
 
 def _part(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.2f}"
+    return _plain(value, ".2f")
+
+
+def _plain(value: float, form: str) -> str:
+    return "" if math.isnan(value) else format(value, form)
 
 
 def _cell(stand: Stand) -> dict[str, Any]:

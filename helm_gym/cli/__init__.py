@@ -17,8 +17,8 @@ from helm_gym.cli import (
     leaderboard,
     machine,
     policies,
+    publish,
     refill,
-    results,
     routers,
     scenarios,
     score,
@@ -30,7 +30,7 @@ from helm_gym.cli.shared import app
 
 __all__ = [
     "adapt", "app", "bench", "bursts", "calibration", "controller", "golden", "hindsight",
-    "leaderboard", "machine", "main", "policies", "refill", "results", "routers",
+    "leaderboard", "machine", "main", "policies", "publish", "refill", "routers",
     "scenarios", "score", "searches", "studies", "tune",
 ]  # fmt: skip
 

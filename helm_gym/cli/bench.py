@@ -1,4 +1,4 @@
-"""``bench``: many policies on the paper suite, in rows that anybody can run again."""
+"""``bench``: many policies on the suite, in rows that anybody can run again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def bench(
     ] = None,
     suite: Annotated[
         str,
-        typer.Option(help="paper, heldout, a shipped scenario, a YAML file, or a folder."),
+        typer.Option(help="paper, a shipped scenario, a YAML file, or a folder."),
     ] = "paper",
     policies: Annotated[
         list[str] | None,
@@ -32,16 +32,17 @@ def bench(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Test seeds; 5, or 2 with --quick.")
     ] = None,
-    loads: Annotated[str | None, typer.Option(help="As in 0.7,0.9,0.95.")] = None,
-    routers: Annotated[
-        str | None, typer.Option(help="As in predicted_completion,helm_score.")
-    ] = None,
+    loads: Annotated[str | None, typer.Option(help="As in 0.8,0.95.")] = None,
+    routers: Annotated[str | None, typer.Option(help="As in foresight,kv_affinity.")] = None,
     steps: Annotated[
-        int | None, typer.Option(min=2, help="Windows per episode; ten minutes by default.")
+        int | None,
+        typer.Option(
+            min=2, help="Windows per episode; whole episodes of the suite, else ten minutes."
+        ),
     ] = None,
     logs: Annotated[
         list[str] | None,
-        typer.Option("--log", help="With heldout: replay NAME=PATH,overlay=270; repeat for more."),
+        typer.Option("--log", help="With paper: replay NAME=PATH,overlay=270; repeat for more."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder; a stopped benchmark goes on there.")
@@ -145,4 +146,4 @@ def _numbers(text: str | None) -> list[float] | None:
     try:
         return [float(part) for part in _listed(text)]
     except ValueError:
-        raise ConfigError(f"--loads {text}: write numbers, as in 0.7,0.9,0.95") from None
+        raise ConfigError(f"--loads {text}: write numbers, as in 0.8,0.95") from None

@@ -21,7 +21,7 @@ def refill(
     settings: SetOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Compare refill modes on the Trend and Burst cells of the paper suite."""
+    """Compare refill modes on the trend and burst cells of the suite."""
     from helm_gym.console import show
     from helm_gym.pages.templates import write_page
     from helm_gym.studies.refill import page as report

@@ -35,7 +35,7 @@ def routers(
     ] = "static:best",
     steps: Annotated[int | None, typer.Option(min=2, help="Windows per episode.")] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A smoke test: three cells, a minute each.")
+        bool, typer.Option("--quick", help="A smoke test: four cells, a minute each.")
     ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder; a stopped comparison goes on there.")

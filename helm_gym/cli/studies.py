@@ -1,4 +1,4 @@
-"""``fidelity``, ``sensitivity`` and ``atlas``: how far the numbers can be believed, and where."""
+"""``fidelity``, ``sensitivity``, ``atlas`` and ``suite``: how far numbers hold, and where."""
 
 from __future__ import annotations
 
@@ -154,32 +154,8 @@ def atlas(
     )
 
 
-suite_app = typer.Typer(help="The paper suite: nine frozen scenarios.", no_args_is_help=True)
+suite_app = typer.Typer(help="The suite: frozen scenarios.", no_args_is_help=True)
 app.add_typer(suite_app, name="suite")
-
-
-@suite_app.command("show")
-@reported
-def suite_show(
-    load: Annotated[
-        list[float] | None, typer.Option(help="Fraction of capacity; repeat for more.")
-    ] = None,
-    page: Annotated[Path | None, typer.Option(help="Write the page here too.")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes.")] = None,
-) -> None:
-    """Measure P99 by static share in every cell: do the motivating facts hold?"""
-    from helm_gym.console import show
-    from helm_gym.pages.templates import write_page
-    from helm_gym.studies.suite import page as room
-    from helm_gym.suites.paper import LOADS
-
-    shown = room.show(loads=load or LOADS, jobs=cores(jobs))
-    show(room.table(shown))
-    for fact in room.facts(shown):
-        typer.echo(f"{'yes' if fact.holds else 'NO '} at load {fact.load:g}: {fact.says}")
-    if page is not None:
-        write_page(page, room.page(shown))
-        typer.echo(f"page: {page}")
 
 
 @suite_app.command("measure")
@@ -190,7 +166,7 @@ def suite_measure(
     ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes.")] = None,
 ) -> None:
-    """Measure what static shares carry in every stretch of the moving suite (some 15 min)."""
+    """Measure what static shares carry in every stretch of the suite (some 15 min)."""
     from helm_gym.suites import moving
 
     path = out or moving.CAPACITIES
@@ -202,24 +178,9 @@ def suite_measure(
 @reported
 def suite_freeze(
     folder: Annotated[Path, typer.Option(help="Where the files go.")],
-    held_out: Annotated[
-        bool, typer.Option("--held-out", help="The three cells of the held-out suite instead.")
-    ] = False,
-    moving: Annotated[
-        bool, typer.Option("--moving", help="The cells of the moving suite, from its table.")
-    ] = False,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes.")] = None,
 ) -> None:
-    """Choose the sizes, measure the capacities and write the nine scenario files."""
-    from helm_gym.suites import heldout
-    from helm_gym.suites import moving as of_moving_optima
-    from helm_gym.suites import paper as suite
+    """Write the scenario files of the suite from what was measured."""
+    from helm_gym.suites import moving
 
-    if moving:
-        written = of_moving_optima.freeze(folder)
-    elif held_out:
-        written = heldout.freeze(folder, jobs=cores(jobs))
-    else:
-        written = suite.freeze(folder, jobs=cores(jobs), say=typer.echo)
-    for path in written:
+    for path in moving.freeze(folder):
         typer.echo(path)

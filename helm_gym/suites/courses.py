@@ -27,6 +27,7 @@ WHO = ("regular", "newcomers", "hot_items")
 RUSHES = tuple(itertools.product(("feed", "search"), WHO))
 EPISODE_S = 1500.0
 REGIMES = ("steady", "trend", "burst", "day")
+WHAT = ("mix", "load", "capacity_rps_per_node", "rush")  # of a stretch, that a jump changes
 SHORTEST_S = 1.0  # of a stretch
 HOUR_KNOTS = 8  # stretches of a trend that follows the hour table, there and back
 
@@ -174,3 +175,24 @@ def faster(scenario: Scenario, factor: float) -> Scenario:
         quick = regime.model_copy(update={"stretches": tuple(stretches)})
         changes["workload.regime"] = quick.model_dump(mode="json")
     return scenario.replace(changes)
+
+
+def jumps(scenario: Scenario) -> list[float]:
+    """Instants at which a course changes at once, in s since a policy's control began, rising.
+
+    A stretch that was led up to by a ramp begins with no jump, nor does one that is as the last.
+    """
+    regime, episode = scenario.workload.regime, scenario.episode
+    if not isinstance(regime, Course):
+        return []
+    found, now = [], 0.0
+    for number in itertools.count():
+        stretch = regime.stretches[number % len(regime.stretches)]
+        after = regime.stretches[(number + 1) % len(regime.stretches)]
+        now += stretch.duration_s
+        if now >= episode.steps * episode.step_s:
+            return found
+        alike = all(getattr(stretch, name) == getattr(after, name) for name in WHAT)
+        if not stretch.ramp_s and not alike:
+            found.append(now)
+    raise AssertionError("an episode ends")

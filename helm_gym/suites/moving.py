@@ -32,7 +32,7 @@ from helm_gym.suites.courses import (
     lone_stretches,
     mix_name,
 )
-from helm_gym.suites.paper import mapper, pinned, today, write_frozen
+from helm_gym.suites.freezing import mapper, pinned, today, write_frozen
 
 VERSION = 2
 PREFIX = f"paper-v{VERSION}"

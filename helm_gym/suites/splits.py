@@ -1,19 +1,19 @@
 """What is for training, what for validation and what for test: seeds and scenarios, disjoint.
 
 Seeds are split for everybody. Scenarios are split for whatever is trained once and used in many
-cells: the three trends, whose surface mix and interests drift, are held out. Searches such as
-``static:best`` are tuned for a cell by definition, so they see it, but only on validation seeds:
-they are yardsticks that know the cell, and a trained policy that does not has to come near them.
+cells: those of one data set are held out, in all regimes. Searches such as ``static:best`` are
+tuned for a cell by definition, so they see it, but only on validation seeds: they are yardsticks
+that know the cell, and a trained policy that does not has to come near them. No data set is for
+validation alone: a policy is chosen where it was trained, on validation seeds.
 
-Sudden drifts and replays of real logs, which the paper suite has not, are a suite of their own that
-is held out as a whole: :mod:`helm_gym.suites.heldout`.
+Replays of real logs, which the suite has not, are held out too: :mod:`helm_gym.suites.replays`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -22,15 +22,14 @@ from helm_gym.config.scenario import Scenario
 from helm_gym.console import make_table
 from helm_gym.errors import ConfigError
 from helm_gym.policy import card_of
-from helm_gym.suites import heldout, moving
-from helm_gym.suites.paper import CELLS, PREFIX, pinned
+from helm_gym.suites import moving
+from helm_gym.suites.replays import is_replay
 from helm_gym.suites.seeds import EVALUATION_SEEDS, SCORE_SEEDS, TRAINING_SEEDS, TUNING_SEEDS
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-VALIDATION_DATASET = "amazon-video-games"
-HELD_OUT_REGIME = "trend"
+HELD_OUT_DATASET = "amazon-books"
 
 
 @dataclass(frozen=True)
@@ -43,25 +42,26 @@ class Split:
     use: str
 
 
-def _cells(wanted: str) -> tuple[str, ...]:
-    def split_of(dataset: str, regime: str) -> str:
-        if regime == HELD_OUT_REGIME:
-            return "test"
-        return "validation" if dataset == VALIDATION_DATASET else "training"
-
-    return tuple(cell.name for cell in CELLS if split_of(cell.dataset, cell.regime) == wanted)
+def _cells(datasets: Collection[str]) -> tuple[str, ...]:
+    """Files of those data sets, in all regimes and under all routers of the suite."""
+    return tuple(moving.name_of(*cell) for cell in moving.CELLS if cell[0] in datasets)
 
 
-TRAINING = Split("training", TRAINING_SEEDS, _cells("training"), "policies learn from these")
+TRAINING = Split(
+    "training",
+    TRAINING_SEEDS,
+    _cells([name for name in moving.DATASETS if name != HELD_OUT_DATASET]),
+    "policies learn from these",
+)
 VALIDATION = Split(
     "validation",
     TUNING_SEEDS,
-    _cells("validation"),
-    "hyper-parameters and early stopping; searches use these seeds, in any cell",
+    (),
+    "hyper-parameters and early stopping, in cells for training; searches, in any cell",
 )
-TEST = Split("test", EVALUATION_SEEDS, (*_cells("test"), *heldout.CELLS), "comparisons only")
+TEST = Split("test", EVALUATION_SEEDS, _cells([HELD_OUT_DATASET]), "comparisons only")
 SPLITS = (TRAINING, VALIDATION, TEST)
-"""Cells of training and validation are compared too, on test seeds; those of test are held out."""
+"""Cells of training are compared too, on test seeds; those of test are held out."""
 
 
 def substance(scenario: Scenario) -> str:
@@ -79,8 +79,7 @@ def substance(scenario: Scenario) -> str:
 
 def held_out(scenario: Scenario) -> bool:
     """Whether training and validation never see this scenario."""
-    replayed = scenario.workload.replay is not None and scenario.name.startswith(heldout.HELD_OUT)
-    return replayed or scenario.name in TEST.scenarios
+    return is_replay(scenario) or scenario.name in TEST.scenarios
 
 
 def check_splits(splits: Sequence[Split] = SPLITS) -> None:
@@ -114,7 +113,7 @@ def check_frozen(scenarios: Mapping[str, Scenario]) -> None:
     Raises:
         ConfigError: a file of the suite was changed.
     """
-    frozen = {**pinned(), **heldout.frozen(), **moving.frozen()}
+    frozen = moving.frozen()
     for name, scenario in scenarios.items():
         if name in frozen and scenario.digest() != frozen[name]:
             raise ConfigError(
@@ -144,7 +143,7 @@ def check_training(scenario: str, seeds: Sequence[int], spec: str = "training") 
     """Refuse training on what is held out.
 
     Args:
-        scenario: name of the one that is trained on.
+        scenario: name of the one that is trained on; a name that no split has is allowed.
         seeds: of its clusters.
         spec: what is trained, for the message.
 
@@ -155,7 +154,8 @@ def check_training(scenario: str, seeds: Sequence[int], spec: str = "training") 
         if scenario in split.scenarios:
             raise ConfigError(
                 f"{spec}: trained on {scenario}, which is for {split.name}; train on one of "
-                f"{', '.join(TRAINING.scenarios)}, or on a scenario outside the suite"
+                f"{moving.PREFIX}-NAME, NAME being {', '.join(_short(TRAINING.scenarios))}, or on "
+                "a scenario outside the suite"
             )
         wrong = [seed for seed in seeds if seed in split.seeds]
         if wrong:
@@ -195,9 +195,11 @@ def split_table() -> Table:
         )
         for split in SPLITS
     ]
-    title = f"Splits of {PREFIX} and {heldout.HELD_OUT}"
+    title = f"Splits of {moving.PREFIX}, every cell under all of its routers"
     return make_table(("split", "seeds", "scenarios", "for"), rows, title=title, left=4)
 
 
 def _short(names: Sequence[str]) -> Iterator[str]:
-    return (name.removeprefix(f"{PREFIX}-") for name in names)
+    """Cells without the suite's name, once and not once per router."""
+    cells = (name for name in names if name in moving.CELL_NAMES)
+    return (name.removeprefix(f"{moving.PREFIX}-") for name in cells)

@@ -24,7 +24,7 @@ from helm_gym.benchmark.hparams import write_hparams
 from helm_gym.benchmark.jobs import run_job
 from helm_gym.benchmark.plan import REWARD, Job, changes_of, make_plan, settings
 from helm_gym.benchmark.replay import find_row, replay, setting_of
-from helm_gym.benchmark.rows import COLUMNS, FIGURES, WALL_CLOCK, Row, read_rows, schema
+from helm_gym.benchmark.rows import COLUMNS, FIGURES, JUDGED, WALL_CLOCK, Row, read_rows, schema
 from helm_gym.cli import app
 from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError
@@ -32,9 +32,8 @@ from helm_gym.evaluation import search as searching
 from helm_gym.evaluation.specs import make_policy
 from helm_gym.runs.rollout import run_policy
 from helm_gym.store import locked
-from helm_gym.suites import heldout
+from helm_gym.suites import moving
 from helm_gym.suites import splits as bench_splits
-from helm_gym.suites.paper import CELLS
 from helm_gym.suites.splits import SPLITS, TEST, TRAINING, VALIDATION, Split
 
 STRANGER = """
@@ -141,7 +140,7 @@ def test_rows_are_complete(suite: str, tmp_path: Path) -> None:
     assert [tuple(row) for row in stored] == [COLUMNS] * 8
     for row in stored:
         empty = {name for name in COLUMNS if row[name] is None}
-        assert empty <= {"own_router"}
+        assert empty <= {"own_router", *JUDGED}
         assert (row["status"], row["router"], row["steps"]) == ("ok", "round_robin", 6)
         assert row["requests"] == round(row["offered_rps"] * 30.0) > 0
         assert row["decision_p50_us"] <= row["decision_p99_us"]
@@ -401,10 +400,13 @@ def test_another_version_is_named_as_the_cause(rows_file: Path) -> None:
 
 
 def test_a_row_of_the_suite_needs_no_file() -> None:
-    plan = make_plan("paper-v1-taobao-trend", ["static:0.5"], 1, steps=2, loads=[0.7])
+    routers = ["kv_affinity"]  # which has a file of its own
+    name = "paper-v2-amazon-books-trend"
+    plan = make_plan(name, ["static:0.5"], 1, steps=14, loads=[0.7], routers=routers)
     (row,) = run_job(plan[0])
-    assert row["scenario"] is None and row["held_out"]
+    assert row["scenario"] is None and row["held_out"] and row["router"] == "kv_affinity"
     assert setting_of(row).scenario == plan[0].setting.scenario
+    assert plan[0].setting.scenario.name == f"{name}-kv-affinity"
     assert replay(row).same
 
 
@@ -454,7 +456,7 @@ def test_a_search_finds_what_a_plain_comparison_finds(suite: str) -> None:
 def test_the_splits_are_disjoint() -> None:
     bench_splits.check_splits()
     names = [name for split in SPLITS for name in split.scenarios]
-    assert len(names) == len(set(names)) == len(CELLS) + len(heldout.CELLS)
+    assert len(names) == len(set(names)) == len(moving.CELLS)
     assert not set(TRAINING.seeds) & set(TEST.seeds)
 
 
@@ -486,7 +488,7 @@ def test_seeds_of_other_splits_are_refused(seed: int, split: str) -> None:
     ("scenario", "seed", "text"),
     [
         (TEST.scenarios[0], 0, "which is for test"),
-        (VALIDATION.scenarios[0], 0, "which is for validation"),
+        ("taobao-shift", 10_000, "seed 10000, which is for validation"),
         ("taobao-shift", 20_000, "seed 20000, which is for test"),
     ],
 )
@@ -494,6 +496,11 @@ def test_a_model_that_saw_what_is_held_out_is_refused(scenario: str, seed: int, 
     card = SimpleNamespace(scenario=scenario, seed=seed, scenario_digest="0")
     with pytest.raises(ConfigError, match=text):
         bench_splits.check_policy("ppo:x", SimpleNamespace(card=card), {})
+
+
+def test_a_card_may_name_a_scenario_that_does_not_exist() -> None:
+    card = SimpleNamespace(scenario="paper-v0-gone", seed=3, scenario_digest="0")
+    bench_splits.check_policy("ppo:x", SimpleNamespace(card=card), {"abc": "a trend"})
 
 
 def test_a_renamed_copy_of_what_is_held_out_is_refused() -> None:
@@ -504,7 +511,7 @@ def test_a_renamed_copy_of_what_is_held_out_is_refused() -> None:
 
 
 def test_a_changed_cell_of_the_suite_is_refused(tmp_path: Path) -> None:
-    cell = Scenario.load("paper-v1-taobao-steady").replace({"workload.users": 1000})
+    cell = Scenario.load("paper-v2-taobao-steady").replace({"workload.users": 1000})
     (tmp_path / "cell.yaml").write_text(cell.to_yaml())
     with pytest.raises(ConfigError, match="was frozen with"):
         settings(str(tmp_path))
@@ -515,12 +522,14 @@ def test_a_changed_cell_of_the_suite_is_refused(tmp_path: Path) -> None:
 
 def test_the_suite_is_cells_by_loads_by_routers() -> None:
     found = settings("paper")
-    assert len(found) == 9 * 3 * 2
+    assert len(found) == 12 * 3 * 2
     assert len({one.scenario.digest() for one in found}) == len(found)
-    assert sum(one.held_out for one in found) == 3 * 3 * 2
-    seconds = {one.scenario.episode.steps * one.scenario.episode.step_s for one in found}
-    assert seconds == {600.0}
-    assert len(settings("paper", quick=True)) == 9
+    assert sum(one.held_out for one in found) == 4 * 3 * 2
+    own = {moving.frozen_cell(one.cell, one.router).episode.steps for one in found}
+    assert own == {one.scenario.episode.steps for one in found}  # whole episodes
+    assert settings(moving.PREFIX) == found
+    quick = settings("paper", quick=True)
+    assert len(quick) == 12 and {one.load for one in quick} == {moving.LOADS[-1]}
 
 
 def test_a_setting_that_holds_already_is_not_replaced(tiny: Scenario) -> None:

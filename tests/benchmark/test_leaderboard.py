@@ -17,8 +17,6 @@ from helm_gym.errors import ConfigError
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-RESULTS = CHECKOUT / "helm_gym" / "studies" / "results" / "published"
 BOUND = {"schedule:found.json": 0.6}
 
 
@@ -108,19 +106,8 @@ def test_rows_that_changed_are_found_out(tmp_path: Path) -> None:
         leaderboard.check(leaderboard.markdown(load_rows(rows)), page, "this command")
 
 
-@pytest.mark.parametrize(
-    ("rows", "page"),
-    [(".", "LEADERBOARD.md"), ("heldout", "LEADERBOARD-heldout.md")],
-)
-def test_published_leaderboards_are_what_the_published_rows_give(rows: str, page: str) -> None:
-    code, said = run(PUBLISHED / rows, "--out", CHECKOUT / page, "--check")
-    assert code == 0, said
-
-
 def test_published_rows_name_no_file_of_the_machine_that_made_them() -> None:
-    files = [*PUBLISHED.rglob("*.parquet"), *RESULTS.rglob("*.parquet")]
-    assert len(files) == 3
-    for file in files:
+    for file in PUBLISHED.rglob("*.parquet"):
         rows = load_rows(file)
         assert {row["status"] for row in rows} == {"ok"}
         assert not [row["spec"] for row in rows if "/" in f"{row['spec']}{row['scenario'] or ''}"]

@@ -57,7 +57,7 @@ def test_help_names_every_command(run: Run) -> None:
         "scenario", "profile", "train", "evaluate", "capacity", "demo", "speed", "warmup",
         "calibrate", "measure", "fidelity", "sensitivity", "atlas",
         "bench", "score", "hindsight", "leaderboard", "goodput",
-        "routers", "refill", "adapt", "bursts", "results", "export", "decision-speed",
+        "routers", "refill", "adapt", "bursts", "suite", "export", "decision-speed",
     ):  # fmt: skip
         assert f" {command} " in result.stdout
         assert run(command, "--help").exit_code == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from helm_gym.envs.mixture import MixtureVectorEnv
 from helm_gym.envs.vector_env import EmbKvVectorEnv
 from helm_gym.errors import CheckpointError, ConfigError, InvalidAction
 from helm_gym.state_file import read_state, write_state
+from helm_gym.suites import moving
 from helm_gym.suites.capacity import Probe
 from helm_gym.suites.splits import TRAINING, VALIDATION
 
@@ -323,10 +325,11 @@ def test_the_paper_suite_is_trained_on_its_training_cells_at_all_loads() -> None
     chosen = plan.training_set
     assert chosen is not None and plan.control == "node" and plan.settings.context
     pairs = [(part.scenario, part.changes["workload.load"]) for part in chosen.training]
-    assert pairs == [(cell, load) for cell in TRAINING.scenarios for load in (0.7, 0.9, 0.95)]
-    assert {part.scenario for part in chosen.validation} == set(VALIDATION.scenarios)
-    assert {part.clusters for part in chosen.training} == {2}
-    assert plan.trained_on[0] == "paper-v1"
+    cells = [name for name in moving.CELL_NAMES if name in TRAINING.scenarios]
+    assert len(cells) == 8 and pairs == list(product(cells, moving.LOADS))
+    assert {part.scenario for part in chosen.validation} == set(cells)
+    assert {part.clusters for part in chosen.training} == {1}
+    assert plan.trained_on[0] == moving.PREFIX
     assert plan.trained_on[1] not in {s.digest() for s in chosen.scenarios}
 
 
@@ -334,11 +337,10 @@ def test_the_paper_suite_is_trained_on_its_training_cells_at_all_loads() -> None
     ("asked", "why"),
     [
         ({"suite": "papr"}, "did you mean 'paper'"),
-        ({"suite": small_suite(training=["paper-v1-taobao-trend"])}, "is for test"),
-        ({"suite": small_suite(training=["paper-v1-amazon-video-games-burst"])}, "validation"),
-        ({"suite": small_suite(validation=["paper-v1-taobao-trend"])}, "held out"),
+        ({"suite": small_suite(training=["paper-v2-amazon-books-trend"])}, "is for test"),
+        ({"suite": small_suite(validation=["paper-v2-amazon-books-day"])}, "held out"),
         ({"suite": "paper", "seed": 10_000}, "seed 10000, which is for validation"),
-        ({"suite": "paper", "clusters": 8}, "at least 12"),
+        ({"suite": "paper", "clusters": 8}, "at least 24"),
         ({"suite": small_suite(), "overrides": {"nodes": 2}, "scenario": "feasibility"}, "one of"),
         ({"spread": 0.5}, "randomises a suite"),
         ({"suite": small_suite(), "spread": 0.5, "overrides": {"workload.load": 1}}, "is drawn"),
@@ -350,14 +352,14 @@ def test_what_no_policy_may_be_trained_on_is_refused(asked: dict[str, Any], why:
 
 
 def test_a_held_out_cell_under_another_name_is_refused() -> None:
-    trend = Scenario.load("paper-v1-taobao-trend").to_dict() | {"name": "mine"}
-    with pytest.raises(ConfigError, match="which is paper-v1-taobao-trend but for name"):
+    trend = Scenario.load("paper-v2-amazon-books-trend").to_dict() | {"name": "mine"}
+    with pytest.raises(ConfigError, match="which is paper-v2-amazon-books-trend but for name"):
         Suite.load(small_suite(training=[trend])).check(range(4), {})
     # Nor may a setting turn a training cell into one.
-    names = ("regime", "mix", "capacity_rps_per_node")
+    names = ("profile", "regime", "mix", "capacity_rps_per_node")
     changes = {f"workload.{name}": trend["workload"][name] for name in names}
-    steady = small_suite(training=["paper-v1-taobao-steady"], validation=[])
-    with pytest.raises(ConfigError, match="paper-v1-taobao-trend"):
+    steady = small_suite(training=["paper-v2-taobao-steady"], validation=[])
+    with pytest.raises(ConfigError, match="paper-v2-amazon-books-trend"):
         Suite.load(steady).check(range(4), changes)
 
 

@@ -111,7 +111,7 @@ def test_the_page_shows_the_prices_as_they_are() -> None:
     assert price_table(shipped()) in PAGE.read_text("utf-8")
 
 
-@pytest.mark.parametrize("scenario", ["taobao-burst", "paper-v1-amazon-books-trend"])
+@pytest.mark.parametrize("scenario", ["taobao-burst", "paper-v2-amazon-books-trend"])
 def test_other_shipped_scenarios_have_the_same_price_of_a_move(scenario: str) -> None:
     here, there = (
         unit_costs(PRESETS[DEFAULT], one) for one in (shipped(), Scenario.load(scenario))

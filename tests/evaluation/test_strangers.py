@@ -31,8 +31,6 @@ from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError, HelmGymError
 from helm_gym.evaluation.evaluate import evaluate
 from helm_gym.evaluation.specs import from_file, make_policy
-from helm_gym.studies.bursts import effect
-from helm_gym.studies.results import distance
 from helm_gym.studies.routers import plan as routers
 from helm_gym.studies.speed.decisions import SITE
 
@@ -206,23 +204,6 @@ def test_a_search_is_not_taken_from_a_stored_row_that_names_code(folder: Path) -
     }
     with pytest.raises(ConfigError, match=f"--allow {OWN}"):
         outstanding([job], stored)
-    assert not ran(folder)
-
-
-def test_studies_take_no_code_from_rows(folder: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = folder / "rows.parquet"
-    pq.write_table(pa.Table.from_pylist([row(policy="static:best", spec=OWN)]), path)
-    with pytest.raises(ConfigError, match="--allow"):
-        effect.tuned(path)
-    scenario = Scenario.load("taobao-steady")
-    told = row(spec=OWN, scenario_digest=scenario.digest(), scenario=json.dumps(scenario.to_dict()),
-               load=scenario.workload.load)  # fmt: skip
-    notes: list[str] = []
-    assert distance._measured([told], {}, notes) == {}
-    assert "--allow" in notes[0]
     assert not ran(folder)
 
 

@@ -15,7 +15,7 @@ from helm_gym.sim.simulator import Simulator
 @pytest.fixture(scope="module")
 def simulator() -> Simulator:
     """One cluster with some thousand sessions under way."""
-    scenario = Scenario.load("paper-v1-taobao-steady").replace(
+    scenario = Scenario.load("paper-v2-taobao-steady").replace(
         {"nodes": 2, "workload.users": 20_000, "episode.warmup_s": 5}
     )
     simulator = Simulator(scenario)

@@ -122,7 +122,7 @@ def test_effects_are_kept_by_cell_and_base(tmp_path: Path, monkeypatch: pytest.M
     assert found[0].base == figures
     effect.run_effects(tmp_path, quick=True)  # fewer seeds
     assert measured == [("burst", effect.N_SEEDS), ("burst", 3)]
-    scenario, specs = effect.cell_of("burst", "taobao", 0.9)
-    assert set(specs) == set(effect.BASES) and scenario.workload.load == 0.9
-    other = {**specs, "static:best": "static:0.7"}
-    assert effect._key(scenario, other, 3) != effect._key(scenario, specs, 3)
+    scenario = effect.cell_of("burst", "taobao", 0.9)
+    assert scenario.workload.load == 0.9
+    other = ("static:0.7", *effect.BASES[1:])
+    assert effect._key(scenario, other, 3) != effect._key(scenario, effect.BASES, 3)

@@ -25,7 +25,7 @@ def study() -> Study:
 
 def test_a_study_measures_every_policy_and_step_in_every_mode(study: Study) -> None:
     assert [line.policy for line in study.episodes] == list(refill.POLICIES)
-    assert [line.policy for line in study.steps] == ["0.1 to 0.3", "0.35 to 0.55"]
+    assert [line.policy for line in study.steps] == ["0.1 to 0.3", "0.2 to 0.4"]
     for line in (*study.episodes, *study.steps):
         assert tuple(line.figures) == MODES
         for figures in line.figures.values():

@@ -27,7 +27,7 @@ WAYS = dict(
     staleness_ms=[0, 100],
     seeds=2,
     policy="static:0.3",
-    steps=2,
+    steps=14,
 )
 
 

@@ -1,16 +1,12 @@
-"""The one search for the highest rate: it stays where it may look, and writes suites once."""
+"""The one search for the highest rate: it stays where it may look."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
-import yaml
 
-from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError
-from helm_gym.suites import heldout, paper
 from helm_gym.suites.capacity import STEP, highest_rate
 
 
@@ -43,26 +39,3 @@ def test_a_search_from_the_best_so_far_costs_one_simulation_for_a_worse_share() 
 
     assert highest_rate(margin, 100.0, 100.0, 250.0) == 0.0
     assert len(tried) == 1 and math.isclose(tried[0], 100.0, rel_tol=STEP - 1.0)
-
-
-@pytest.mark.parametrize("room", [paper, heldout])
-def test_both_suites_are_written_alike(
-    room: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """``freeze`` writes one file per cell and a table of their digests, from one function."""
-    monkeypatch.setattr(paper, "choose_candidates", lambda pool: (1024, {1024: [0.5]}))
-    monkeypatch.setattr(paper, "probe", lambda scenario, seeds: Carried())
-    written = room.freeze(tmp_path, jobs=1)  # type: ignore[attr-defined]
-    table = room.pinned(tmp_path / room.DIGESTS.name)  # type: ignore[attr-defined]
-    assert len(written) == len(table) == len(room.CELLS)  # type: ignore[attr-defined]
-    for path in written:
-        assert Scenario.load(str(path)).digest() == table[path.stem]
-        stated = yaml.safe_load(path.read_text())["workload"]["capacity_rps_per_node"]
-        assert stated["value"] == 99.9 and "best static share 0.5 (0.4 to 0.6" in stated["source"]
-
-
-class Carried:
-    """Stands for a probe: the shares around 0.5 carry most."""
-
-    def capacities(self, shares: list[float], guess: float) -> dict[float, float]:
-        return {share: 99.9 if 0.35 < share < 0.65 else 50.0 for share in shares}

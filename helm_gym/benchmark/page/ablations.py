@@ -7,6 +7,7 @@ on the same requests, as everywhere on the page; below 1 is better.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,11 @@ from helm_gym.benchmark.arrange import Benchmark, Setting
 from helm_gym.benchmark.plan import SEARCH
 from helm_gym.pages.table import Table, number, words
 from helm_gym.runs.stats import iqm
-from helm_gym.suites.paper import CELLS
+from helm_gym.suites.courses import REGIMES
+from helm_gym.suites.moving import DATASETS, ROUTERS, name_of
 
 Floats = NDArray[np.float64]
-_SUITE = {cell.name: cell for cell in CELLS}
+_SUITE = {name_of(d, r, ROUTERS[0]): (d, r) for d, r in product(DATASETS, REGIMES)}
 
 
 def by_condition(benchmark: Benchmark, policies: Sequence[str]) -> Table | None:
@@ -90,8 +92,8 @@ def _conditions(benchmark: Benchmark) -> Iterator[tuple[str, Callable[[Setting],
     """Name of every condition and the test for it, of those in which runs differ."""
     settings = [setting for those in benchmark.settings.values() for setting in those]
     asked: tuple[Callable[[Setting], str], ...] = (
-        lambda setting: _SUITE[setting.cell].regime if setting.cell in _SUITE else "",
-        lambda setting: _SUITE[setting.cell].dataset if setting.cell in _SUITE else "",
+        lambda setting: _SUITE.get(setting.cell, ("", ""))[1],
+        lambda setting: _SUITE.get(setting.cell, ("", ""))[0],
         lambda setting: f"load {setting.load:g}",
         lambda setting: setting.router,
     )

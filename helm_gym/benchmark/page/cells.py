@@ -17,6 +17,7 @@ from helm_gym.errors import ConfigError
 from helm_gym.evaluation.report import longer_than
 from helm_gym.pages.table import Cell, Table, number, words
 from helm_gym.runs.stats import mean_interval
+from helm_gym.suites.moving import PREFIX
 
 Floats = NDArray[np.float64]
 Series = Mapping[str, Row]
@@ -158,7 +159,7 @@ def goodput_panels(benchmark: Benchmark, looks: Mapping[str, Any]) -> list[dict[
         loads = [setting.load for setting in mine]
         panels.append(
             {
-                "title": cell.removeprefix("paper-v1-"),
+                "title": cell.removeprefix(f"{PREFIX}-"),
                 "offered": (loads, over(benchmark.reference, "offered_rps")),
                 "policies": [
                     {"label": p, "look": look, "load": loads, "goodput": over(p, "goodput_rps")}

@@ -36,7 +36,7 @@ from helm_gym.benchmark.page.cells import (
 from helm_gym.pages import templates
 from helm_gym.pages.table import Cell, Table, number, words
 from helm_gym.runs.stats import chance, profile
-from helm_gym.suites.paper import PREFIX
+from helm_gym.suites.moving import PREFIX
 
 DRAWN = 5  # policies in a figure beside the reference and the bounds
 TAUS = 81

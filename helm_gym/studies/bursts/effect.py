@@ -9,21 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from helm_gym.benchmark.rows import PUBLISHED
+from helm_gym.benchmark.rows import asked_digest
 from helm_gym.config.scenario import Scenario
-from helm_gym.evaluation.specs import from_file, make_policy
+from helm_gym.evaluation.search import CHEAP, resolve
+from helm_gym.evaluation.specs import make_policy
 from helm_gym.provenance import code_digest, policy_digest
 from helm_gym.runs.rollout import Episode, run_policy
 from helm_gym.runs.stats import Interval, mean_interval
 from helm_gym.store import digest_of, json_codec, open_store
-from helm_gym.suites.paper import DATASETS, LOADS, PREFIX
+from helm_gym.suites import moving
 from helm_gym.suites.seeds import EVALUATION_SEEDS
 
 REGIMES = ("burst", "steady", "trend")
+ROUTER = moving.ROUTERS[0]
 BASES = ("static:best", "balance:best", "hysteresis:best", "thompson:best", "ppo:released")
 FORMS = ("recovery", "recovery(strict)")
 """Ways of recovery that are tried: the default, and one that overrides as HELM is said to do."""
-ROWS = PUBLISHED / f"{PREFIX}.parquet"
 FIGURES = ("tail_ms", "slo_satisfaction", "share_moved", "refill_gb")
 N_SEEDS = 5
 
@@ -63,47 +64,29 @@ class Effect:
         ]
 
 
-def tuned(path: Path = ROWS) -> dict[tuple[str, float, str, str], str]:
-    """What searches on tuning seeds resolved to in the published benchmark.
-
-    Returns:
-        Spec by cell, load, router and the search's name.
-    """
-    import pyarrow.parquet as pq
-
-    columns = ["cell", "load", "router", "policy", "spec"]
-    rows = pq.read_table(path, columns=columns).to_pylist()
-    return {
-        (r["cell"], r["load"], r["router"], r["policy"]): from_file(r["spec"], str(path))
-        for r in rows
-        if r["policy"] in BASES and r["spec"]
-    }
-
-
 def plan(quick: bool) -> list[tuple[str, str, float]]:
     """Regime, data set and load of every cell."""
-    datasets = DATASETS[:1] if quick else DATASETS
+    datasets = moving.DATASETS[:1] if quick else moving.DATASETS
     return [
         (regime, dataset, load)
         for regime in REGIMES
         for dataset in datasets
-        for load in (LOADS if regime == "burst" and not quick else LOADS[-1:])
+        for load in (moving.LOADS if regime == "burst" and not quick else (moving.LOAD,))
     ]
 
 
-def cell_of(regime: str, dataset: str, load: float) -> tuple[Scenario, dict[str, str]]:
-    """The scenario, and the spec of each base there by its name in :data:`BASES`."""
-    cell, known = f"{PREFIX}-{dataset}-{regime}", tuned()
-    scenario = Scenario.load(cell).replace({"workload.load": load})
-    router = scenario.router.name
-    return scenario, {asked: known.get((cell, load, router, asked), asked) for asked in BASES}
+def cell_of(regime: str, dataset: str, load: float) -> Scenario:
+    """The scenario of a cell at a load."""
+    cell = moving.frozen_cell(moving.name_of(dataset, regime, ROUTER), ROUTER)
+    return cell.replace({"workload.load": load})
 
 
 def measure(regime: str, dataset: str, load: float, seeds: int = N_SEEDS) -> list[Effect]:
-    """Run every base, alone and with recovery, on evaluation seeds."""
-    scenario, specs = cell_of(regime, dataset, load)
+    """Search every base on tuning seeds; run it alone and with recovery, on evaluation seeds."""
+    scenario = cell_of(regime, dataset, load)
     found = []
-    for asked, spec in specs.items():
+    for asked in BASES:
+        spec = resolve(scenario, asked, CHEAP)
         base, *others = [
             _figures(run_policy(scenario, make_policy(s), s, EVALUATION_SEEDS[:seeds], threads=2))
             for s in (spec, *(f"{form}:{spec}" for form in FORMS))
@@ -120,18 +103,18 @@ def _figures(episodes: Sequence[Episode]) -> dict[str, tuple[float, ...]]:
 def run_effects(out: Path | None, *, quick: bool = False, progress: bool = False) -> list[Effect]:
     """:func:`measure` every cell of :func:`plan` that ``effects/`` in a folder does not hold."""
     seeds = 3 if quick else N_SEEDS
-    jobs = {_key(*cell_of(*cell), seeds): (*cell, seeds) for cell in plan(quick)}
+    jobs = {_key(cell_of(*cell), BASES, seeds): (*cell, seeds) for cell in plan(quick)}
     with open_store(None if out is None else out / "effects", json_codec(list[Effect])) as store:
         found = store.complete(jobs, lambda job: measure(*job), title="effects", progress=progress)
     return [effect for effects in found.values() for effect in effects]
 
 
-def _key(scenario: Scenario, specs: Mapping[str, str], seeds: int) -> str:
-    """Digest of what a cell's effects depend on."""
-    bases = list(specs.values())
-    played = [*bases, *(f"{form}:{spec}" for spec in bases for form in FORMS)]
-    digests = [policy_digest(spec, make_policy(spec)) for spec in played]
-    return digest_of(scenario.digest(), played, digests, seeds, code_digest(__name__))
+def _key(scenario: Scenario, bases: Sequence[str], seeds: int) -> str:
+    """Digest of what a cell's effects depend on; of a search, its candidates and its code."""
+    digests = [asked_digest(scenario, base) for base in bases]
+    # Around any base recovery is the same code; a search's result is known only once it is made.
+    around = [policy_digest(s, make_policy(s)) for s in (f"{form}:balance" for form in FORMS)]
+    return digest_of(scenario.digest(), bases, digests, around, seeds, code_digest(__name__))
 
 
 def findings(effects: Sequence[Effect]) -> list[str]:

@@ -19,14 +19,14 @@ from helm_gym.envs.recovery_machine import N_SIGNALS, read_signals
 from helm_gym.envs.vector_env import EmbKvVectorEnv
 from helm_gym.sim.layout import Cluster
 from helm_gym.store import Codec
-from helm_gym.suites.heldout import replay_cell
-from helm_gym.suites.paper import PREFIX
+from helm_gym.suites.replays import replay_cell, steady_base
 from helm_gym.workload.replay import load_replay
 
 Floats = NDArray[np.float64]
 Tick = Callable[[], None]
 
-BASE = f"{PREFIX}-taobao-steady"
+DATASET = "taobao"
+BURSTS = "taobao-burst"  # whose bursts are shaped
 SHARE = 0.5  # in force throughout: near the best static share of the base at high load
 LOAD = 0.7  # between bursts; 1.7 times it is more than the cluster carries
 LOADS = (0.7, 0.9, 0.95)  # of streams without bursts
@@ -34,10 +34,10 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
     "x1.7, 10-30 min": {"amplitude": 1.7, "on_s": [600, 1800], "off_s": [600, 900], "cycles": 3},
     "x5, 5-15 min": {"amplitude": 5.0, "on_s": [300, 900], "off_s": [600, 900], "cycles": 3},
     "on/off x3.7, 10-30 s": {"amplitude": 3.7, "on_s": [10, 30], "off_s": [30, 30], "cycles": 30},
-    "x1.7, 10-30 s (suite)": {"amplitude": 1.7, "on_s": [10, 30], "off_s": [30, 30], "cycles": 30},
+    "x1.7, 10-30 s": {"amplitude": 1.7, "on_s": [10, 30], "off_s": [30, 30], "cycles": 30},
 }
-"""Bursts of the regime ``burst``: ServeGen's of a day, its steepest, and Azure's code completion
-(which the paper suite has at the first one's height)."""
+"""Bursts of the regime ``burst``: ServeGen's of a day, its steepest, and Azure's code completion,
+at its own height and at that of the first."""
 
 REPLAY_NODES = 1  # a small cluster: its load needs little compression of a log's clock
 NEAR_WINDOWS = 36  # either side, that a replay's median is taken over
@@ -87,13 +87,13 @@ STREAMS = Codec("npz", _write, _read)
 
 def steady(load: float) -> Scenario:
     """The base without bursts."""
-    return Scenario.load(BASE).replace({"name": f"steady, load {load:g}", "workload.load": load})
+    return steady_base(DATASET).replace({"name": f"steady, load {load:g}", "workload.load": load})
 
 
 def shaped(name: str) -> Scenario:
     """The base with the bursts of a shape."""
-    regime = {**Scenario.load(f"{PREFIX}-taobao-burst").to_dict()["workload"]["regime"]}
-    return Scenario.load(BASE).replace(
+    regime = {**Scenario.load(BURSTS).to_dict()["workload"]["regime"]}
+    return steady_base(DATASET).replace(
         {"name": name, "workload.load": LOAD, "workload.regime": {**regime, **SHAPES[name]}}
     )
 

@@ -1,10 +1,10 @@
 """What a refill mode is worth: the same requests under naive, throttled and paced refill.
 
-Two measurements. *Policies*: whole episodes of the Trend and Burst cells of the paper suite, under
+Two measurements. *Policies*: whole episodes of the trend and burst cells of the suite, under
 policies that move the boundary all the time, and under one that begins with far too little EMB, so
 that misses saturate the link. *Step*: the share of all nodes grows by :data:`STEP` at one instant
 and stays; how long until the pages are full, and what requests pay meanwhile. It ends at the best
-static share, or begins at :data:`STARVED`, where misses saturate the link in most cells.
+static share of half and half, or begins at :data:`STARVED`, where misses may saturate the link.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from helm_gym.seeding import streams_from_seed
 from helm_gym.sim.layout import Node
 from helm_gym.sim.simulator import Simulator
 from helm_gym.store import digest_of, json_codec, open_store
+from helm_gym.suites import moving
+from helm_gym.suites.courses import MIDDLE, mix_name
 from helm_gym.suites.seeds import EVALUATION_SEEDS
 
 MODES = ("naive", "throttled", "paced")
-SHARES: Mapping[str, float] = {
-    "taobao-trend": 0.65, "amazon-books-trend": 0.75, "amazon-video-games-trend": 0.25,
-    "taobao-burst": 0.55, "amazon-books-burst": 0.7, "amazon-video-games-burst": 0.2,
-}  # fmt: skip
-"""The cells, and the best static share of each at 0.95 load (docs/suite.md)."""
+REGIMES = ("trend", "burst")
+CELLS = tuple(f"{dataset}-{regime}" for regime in REGIMES for dataset in moving.DATASETS)
 QUICK = ("amazon-books-trend", "taobao-burst")
 LOADS = (0.9, 0.95)
 WRONG = "balance from 0.1"
 POLICIES = ("balance", "ppo:released", WRONG)
 N_SEEDS = 5
+ROUTER = moving.ROUTERS[0]
 STEP, STARVED = 0.2, 0.1  # a step's size; and where the starved one begins
 BEFORE_S, AFTER_S, WINDOW_S = 10, 90, 5  # a step's seconds, and of a window of its P99
 FULL = 0.99  # resident part of the pages at which they count as filled
@@ -102,7 +102,7 @@ def run_study(
     Args:
         quick: two cells at the higher load, two seeds, episodes of one minute.
         seeds: episodes; the first five held-out ones by default.
-        cells: of :data:`SHARES`; all by default.
+        cells: of :data:`CELLS`; all by default.
         loads: fractions of the capacity of the best static share.
         settings: scenario settings that hold in all modes, by dotted path.
         out: folder that keeps what is measured, so that a stopped study goes on; None keeps
@@ -110,7 +110,7 @@ def run_study(
         progress: show a progress bar on stderr.
     """
     seeds = tuple(seeds or EVALUATION_SEEDS[: 2 if quick else N_SEEDS])
-    cells = tuple(cells or (QUICK if quick else SHARES))
+    cells = tuple(cells or (QUICK if quick else CELLS))
     changes = {**({"episode.steps": 12} if quick else {}), **(settings or {})}
     cases = [
         (measure, cell, load, policy)
@@ -144,15 +144,22 @@ def run_study(
 
 
 def steps_of(cell: str) -> list[str]:
-    """The steps of a cell: a starved one, and one to its best static share."""
-    begins = dict.fromkeys((STARVED, max(SHARES[cell] - STEP, STARVED)))
+    """The steps of a cell: a starved one, and one to the best static share of half and half."""
+    dataset = cell.rpartition("-")[0]
+    best = moving.carried()[f"{dataset} / {ROUTER} / {mix_name(MIDDLE)}"].best_share
+    begins = dict.fromkeys((STARVED, round(max(best - STEP, STARVED), 9)))
     return [f"{begin:g} to {begin + STEP:g}" for begin in begins]
 
 
 def cell_scenario(cell: str, load: float, changes: Mapping[str, Any], mode: str) -> Scenario:
-    """A cell of the paper suite at a load, with a refill mode."""
-    scenario = Scenario.load(f"paper-v1-{cell}")
-    return scenario.replace({"workload.load": load, **changes, "refill.mode": mode})
+    """A cell of the suite at a load, with a refill mode; it counts from the first window on.
+
+    Where a beginning does not count, everybody begins at the scenario's own share, and none would
+    begin with too little.
+    """
+    scenario = moving.frozen_cell(f"{moving.PREFIX}-{cell}", ROUTER)
+    own = {"workload.load": load, "episode.uncounted_s": 0.0}
+    return scenario.replace({**own, **changes, "refill.mode": mode})
 
 
 Figures = Mapping[str, Sequence[float]]  # figure -> one value per seed

@@ -14,8 +14,8 @@ from helm_gym._version import __version__
 from helm_gym.benchmark.rows import Row
 from helm_gym.pages.templates import render, write_page
 from helm_gym.runs.stats import Interval, mean_interval
-from helm_gym.studies.routers.plan import BLIND, REFERENCE, VARIANTS, Study
-from helm_gym.suites.paper import PREFIX
+from helm_gym.studies.routers.plan import BLIND, RATES, REFERENCE, VARIANTS, Study
+from helm_gym.suites.moving import PREFIX
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -183,6 +183,7 @@ def save(study: Study, page: Path) -> None:
         steps=study.rows[0]["steps"],
         asked=study.asked,
         reference=REFERENCE,
+        rates=RATES,
         variants={
             name: ", ".join(f"`{k}: {v}`" for k, v in settings.items())
             for name, settings in VARIANTS.items()

@@ -25,10 +25,13 @@ from helm_gym.evaluation.search import CHEAP, resolve
 from helm_gym.evaluation.specs import from_file, make_policy
 from helm_gym.provenance import code_digest
 from helm_gym.store import digest_of, json_codec, open_store, save_rows
-from helm_gym.suites.paper import CELLS, PREFIX
+from helm_gym.suites import moving
 from helm_gym.suites.splits import TEST, check_frozen, check_test_seeds
 
 REFERENCE = "predicted_completion"
+RATES = "kv_affinity"
+"""Router of the suite whose capacities all loads refer to: one rate for all is that of a system
+with a static share and affinity routing."""
 VARIANTS: dict[str, dict[str, Any]] = {
     "helm_score+spare": {"router.name": "helm_score", "router.spare_only": True},
     "sglang_like+3": {"router.name": "sglang_like", "router.balance_requests": 3},
@@ -41,7 +44,7 @@ BLIND = ("round_robin", "consistent_hash")
 STALENESS_MS = (0.0, 50.0, 200.0)
 LOADS = (0.95,)
 QUICK_STALENESS_MS = (0.0, 200.0)
-STEPS, QUICK_STEPS = 48, 12  # windows of 5 s: a trend passes once; a smoke test
+QUICK_COUNTED = 12  # windows of a smoke test that count
 SEEDS, QUICK_SEEDS = 5, 2
 QUICK_CELLS = ("taobao",)
 POLICY = "static:best"
@@ -93,10 +96,12 @@ def cells_named(parts: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: a part is in no name.
     """
-    names = [cell.name for cell in CELLS]
+    names = list(moving.CELL_NAMES)
     for part in parts:
         if not any(part in name for name in names):
-            raise ConfigError(f"--cell {part}: no cell of {PREFIX} has that in its name: {names}")
+            raise ConfigError(
+                f"--cell {part}: no cell of {moving.PREFIX} has that in its name: {names}"
+            )
     return [n for n in names if not parts or any(part in n for part in parts)]
 
 
@@ -119,13 +124,13 @@ def run_routers(
     Args:
         out: folder; a stopped comparison goes on there.
         cells: parts of names of the suite's cells; all by default.
-        loads: fractions of the best static share's capacity.
+        loads: fractions of what each stretch's best static share carries under :data:`RATES`.
         routers: of :data:`KNOWN`; the reference is run in any case.
         staleness_ms: times between two reports; 0, 50 and 200 by default.
         seeds: the first so many test seeds.
         policy: spec; a search is run once per cell and load, under the reference router.
-        steps: windows per episode.
-        quick: three cells, two seeds, one minute, live signals and 200 ms.
+        steps: windows per episode; whole episodes by default.
+        quick: four cells, two seeds, one minute, live signals and 200 ms.
         processes: of the benchmarks.
         progress: show a bar.
 
@@ -133,12 +138,11 @@ def run_routers(
         ConfigError: something does not exist.
         HelmGymError: a run failed.
     """
-    steps = steps or (QUICK_STEPS if quick else STEPS)
     apart = staleness_ms or (QUICK_STALENESS_MS if quick else STALENESS_MS)
     chosen = tuple(TEST.seeds[: seeds or (QUICK_SEEDS if quick else SEEDS)])
     check_test_seeds(chosen)
     names = cells_named(cells or (QUICK_CELLS if quick else ()))
-    plan = _plan(names, loads, routers, apart, steps)
+    plan = _plan(names, loads, routers, apart, steps, quick)
     if not is_search(policy):
         make_policy(policy)
     shares: dict[str, str] = {}
@@ -182,18 +186,21 @@ def _plan(
     loads: Sequence[float],
     routers: Sequence[str],
     staleness_ms: Sequence[float],
-    steps: int,
+    steps: int | None,
+    quick: bool,
 ) -> dict[tuple[str, Age], list[Setting]]:
     """Every cell at every load, by router and age; the reference with live signals is first."""
     for name in routers:
         if name not in KNOWN:
             raise ConfigError(f"router {name!r} does not exist{nearest(name, KNOWN)}")
-    scenarios = [Scenario.load(name) for name in names]
-    check_frozen({scenario.name: scenario for scenario in scenarios})
+    cells = {name: moving.frozen_cell(name, RATES) for name in names}
+    check_frozen({scenario.name: scenario for scenario in cells.values()})
     wanted = [REFERENCE, *(r for r in dict.fromkeys(routers) if r != REFERENCE)]
     return {
         (router, age): [
-            _setting(scenario, load, router, age, steps) for scenario in scenarios for load in loads
+            _setting(cell, scenario, load, router, age, steps or _windows(scenario, quick))
+            for cell, scenario in cells.items()
+            for load in loads
         ]
         for age in ages([0.0, *staleness_ms])
         for router in wanted
@@ -201,8 +208,15 @@ def _plan(
     }
 
 
-def _setting(scenario: Scenario, load: float, router: str, age: Age, steps: int) -> Setting:
+def _windows(scenario: Scenario, quick: bool) -> int:
+    """Of an episode."""
+    return scenario.episode.uncounted + QUICK_COUNTED if quick else scenario.episode.steps
+
+
+def _setting(
+    cell: str, scenario: Scenario, load: float, router: str, age: Age, steps: int
+) -> Setting:
     """A cell under one router; written out in its rows, which no shipped name describes."""
     settings = {"router.name": router, **VARIANTS.get(router, {}), **age.settings}
     changes = changes_of(scenario, load, settings["router.name"], steps)
-    return Setting(PREFIX, scenario.name, scenario.replace({**changes, **settings}), shipped=False)
+    return Setting(moving.PREFIX, cell, scenario.replace({**changes, **settings}), shipped=False)

@@ -156,7 +156,7 @@ def test_the_command_trains_several_and_says_what_it_cannot_read(tmp_path: Path)
 
 
 JOBS = [
-    Job(scenario="paper-v1-taobao-steady", overrides={"nodes": 2}, spread=0.3, seed=(0, number))
+    Job(scenario="paper-v2-taobao-steady", overrides={"nodes": 2}, spread=0.3, seed=(0, number))
     for number in range(3)
 ]
 
@@ -229,8 +229,8 @@ def test_drawing_shows_how_far_it_is(
 
 def test_seeds_share_draws_and_a_part_stays_as_stated(tmp_path: Path, measured: list[str]) -> None:
     suite = {
-        "name": "two", "training": ["paper-v1-taobao-steady", "paper-v1-taobao-burst"],
-        "validation": ["paper-v1-amazon-video-games-steady"], "loads": [0.7, 0.9],
+        "name": "two", "training": ["paper-v2-taobao-steady", "paper-v2-taobao-burst"],
+        "validation": ["paper-v2-amazon-video-games-steady"], "loads": [0.7, 0.9],
     }  # fmt: skip
     asked = {
         "suite": suite, "spread": 0.3, "drawn": 0.5, "clusters": 8, "run_dir": str(tmp_path),

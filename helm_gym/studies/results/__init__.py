@@ -1,1 +1,0 @@
-"""The controller against its opponents."""
