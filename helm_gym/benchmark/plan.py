@@ -7,7 +7,7 @@ streams, so all policies meet the same requests.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -195,25 +195,19 @@ def make_plan(
             check_policy(spec, make_policy(spec, allow), planned)
     scenarios = [setting.scenario for setting in found]
     return [
-        Job(setting, spec, seeds, budget_ms, allow=tuple(allow), **_searched(setting, spec, tuned))
-        if tuned is not None and setting.suite == moving.PREFIX
-        else Job(
-            setting,
-            spec,
-            seeds,
-            budget_ms,
-            allow=tuple(allow),
-            among=among(spec, setting.scenario, scenarios),
-        )
+        _job(Job(setting, spec, seeds, budget_ms, allow=tuple(allow)), scenarios, tuned)
         for setting, spec in product(found, specs)
     ]
 
 
-def _searched(setting: Setting, spec: str, tuned: Tuned) -> dict[str, str]:
-    """What a search in a job of the suite found before."""
-    if not (is_search(spec) or is_common(spec)) or spec.strip() == HELM_SEARCH:
-        return {}
-    return {"resolved": tuned.spec(spec.strip(), setting.cell, setting.router)}
+def _job(job: Job, planned: Sequence[Scenario], tuned: Tuned | None) -> Job:
+    """A job with what its search found before, or with what it will be searched over."""
+    setting, spec = job.setting, job.policy
+    if tuned is None or setting.suite != moving.PREFIX or spec == HELM_SEARCH:
+        return replace(job, among=among(spec, setting.scenario, planned))
+    if is_search(spec) or is_common(spec):
+        return replace(job, resolved=tuned.spec(spec, setting.cell, setting.router))
+    return job
 
 
 def _check(

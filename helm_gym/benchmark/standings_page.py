@@ -171,13 +171,15 @@ def _cell(stand: Stand) -> dict[str, Any]:
     """One setting's folded table."""
     tail, static = stand.tail, stand.static
     chosen = [p for p in tail.values if not is_yardstick(p) or p == static]
-    gap = stand.gap
-    known = not isinstance(gap, Absent) and len(gap.seeds) > 0
+    schedule = headroom = ""
+    if not isinstance(stand.gap, Absent) and stand.gap.seeds:
+        schedule = f"{stand.gap.gap.schedule.mean():.1f} ms"
+        headroom = f"{_headroom(stand):.2f}"
     return {
         "where": _where(stand),
         "static": "n/a" if isinstance(static, Absent) else f"{static} {stand.static_ms():.1f} ms",
-        "schedule": f"{gap.gap.schedule.mean():.1f} ms" if known else "not searched",
-        "headroom": f"{_headroom(stand):.2f}" if known else "",
+        "schedule": schedule or "not searched",
+        "headroom": headroom,
         "rows": [
             (p, f"{mean(tail, p):.1f}", _figure(closed_in(stand, p)), _figure(_window(stand, p)))
             for p in sorted(chosen, key=lambda policy: _order(mean(tail, policy)))

@@ -32,9 +32,9 @@ from helm_gym.evaluation.specs import HELM_SEARCH, SEARCHES
 from helm_gym.files import write_text
 from helm_gym.store import Store, open_store
 from helm_gym.suites import moving
+from helm_gym.suites.splits import HELD_OUT_DATASET
 
 LOAD = 1.0  # halfway between the loads at which there is something to win
-HELD_OUT_DATASET = "amazon-books"
 TUNED = Path(__file__).parent / "published" / "tuned.json"
 NAMES = tuple(s.partition(":")[0] for s in SEARCHES if s != HELM_SEARCH)
 """Rules, and the static share; the controller is judged as it is."""

@@ -19,7 +19,7 @@ from helm_gym.config.quantity import Frozen
 from helm_gym.config.scenario import Scenario
 from helm_gym.hindsight.objective import TAIL
 from helm_gym.hindsight.search import hindsight
-from helm_gym.store import Codec, json_codec, open_store
+from helm_gym.store import Codec, Store, json_codec, open_store
 from helm_gym.suites import moving
 from helm_gym.suites.capacity import SEEDS, Probe
 from helm_gym.suites.courses import FEED_PARTS, course, lone_stretches, mix_name
@@ -144,3 +144,8 @@ def make_all(folder: Path = FOLDER, *, processes: int = 1, progress: bool = Fals
             all_jobs(), make, processes=processes, title="variants", progress=progress
         )
     return list(found.values())
+
+
+def load(folder: Path = FOLDER) -> list[Variant]:
+    """All variants of a folder."""
+    return Store(folder, CODEC).pieces()

@@ -24,6 +24,7 @@ from helm_gym.cli import (
     score,
     searches,
     studies,
+    suite,
     tune,
 )
 from helm_gym.cli.shared import app
@@ -31,7 +32,7 @@ from helm_gym.cli.shared import app
 __all__ = [
     "adapt", "app", "bench", "bursts", "calibration", "controller", "golden", "hindsight",
     "leaderboard", "machine", "main", "policies", "publish", "refill", "routers",
-    "scenarios", "score", "searches", "studies", "tune",
+    "scenarios", "score", "searches", "studies", "suite", "tune",
 ]  # fmt: skip
 
 

@@ -102,7 +102,7 @@ def bench(
         budget_ms=budget_ms,
         logs=logs or (),
         allow=allow or (),
-        tuned=load_tuned(tuned) if tuned or TUNED.is_file() else None,
+        tuned=load_tuned(tuned or TUNED) if tuned or TUNED.is_file() else None,
     )
     folder = out or Path("runs/bench-quick" if quick else "runs/bench")
     try:

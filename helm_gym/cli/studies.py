@@ -152,35 +152,3 @@ def atlas(
         written,
         out / "atlas.parquet",
     )
-
-
-suite_app = typer.Typer(help="The suite: frozen scenarios.", no_args_is_help=True)
-app.add_typer(suite_app, name="suite")
-
-
-@suite_app.command("measure")
-@reported
-def suite_measure(
-    out: Annotated[
-        Path | None, typer.Option(help="The table; one that is there already is completed.")
-    ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes.")] = None,
-) -> None:
-    """Measure what static shares carry in every stretch of the suite (some 15 min)."""
-    from helm_gym.suites import moving
-
-    path = out or moving.CAPACITIES
-    moving.measure(path, jobs=cores(jobs), say=typer.echo)
-    typer.echo(f"table: {path}")
-
-
-@suite_app.command("freeze")
-@reported
-def suite_freeze(
-    folder: Annotated[Path, typer.Option(help="Where the files go.")],
-) -> None:
-    """Write the scenario files of the suite from what was measured."""
-    from helm_gym.suites import moving
-
-    for path in moving.freeze(folder):
-        typer.echo(path)

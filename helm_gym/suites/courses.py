@@ -185,7 +185,8 @@ def jumps(scenario: Scenario) -> list[float]:
     regime, episode = scenario.workload.regime, scenario.episode
     if not isinstance(regime, Course):
         return []
-    found, now = [], 0.0
+    found: list[float] = []
+    now = 0.0
     for number in itertools.count():
         stretch = regime.stretches[number % len(regime.stretches)]
         after = regime.stretches[(number + 1) % len(regime.stretches)]
