@@ -45,8 +45,8 @@ from helm_gym.units import MS
 Floats = NDArray[np.float64]
 
 LOSS_MS = 0.0
-"""What the searches lose is not measured here. A search that lost much would make the scores of
-all policies too high, and change the order of none."""
+"""What the searches lose is not subtracted here: a search that lost much makes scores too high, in
+some settings more than in others."""
 
 
 @dataclass(frozen=True)
