@@ -37,7 +37,8 @@ def listed(value: str) -> list[str]:
 def source_files() -> Iterator[Path]:
     for top in ("helm_gym", *MAPPED):
         for path in (CHECKOUT / top).rglob("*"):
-            if path.is_file() and "__pycache__" not in path.parts:
+            # A store locks its folder; the lock stays behind and is nobody's data.
+            if path.is_file() and path.name != ".lock" and "__pycache__" not in path.parts:
                 yield path
 
 

@@ -31,6 +31,7 @@ class Score:
     value: float  # 0 to 1
     cells: Mapping[str, float]  # of every cell that counts, 0 to 1
     settings: Mapping[Setting, Figure]  # the gap closed, unclipped, or why there is none
+    counted: Mapping[Setting, float]  # what the settings that count are worth, 0 to 1
 
 
 def score(
@@ -53,16 +54,19 @@ def score(
     for setting, prize in sorted(prizes.items()):
         if setting.cell in moving:
             settings[setting] = prize if isinstance(prize, Absent) else _closed(prize, policy)
-    by_cell: dict[str, list[float]] = {}
+    counted: dict[Setting, float] = {}
     for setting, closed in settings.items():
         if not isinstance(closed, Absent):
-            by_cell.setdefault(setting.cell, []).append(float(np.clip(closed.mean, 0.0, 1.0)))
+            counted[setting] = float(np.clip(closed.mean, 0.0, 1.0))
         elif closed.why is Why.NOT_PLAYED and isinstance(prizes[setting], Prize):
-            by_cell.setdefault(setting.cell, []).append(0.0)
-    if not by_cell:
+            counted[setting] = 0.0
+    if not counted:
         return Absent(Why.NOT_SEARCHED, f"none of {len(settings)} settings of moving cells counts")
+    by_cell: dict[str, list[float]] = {}
+    for setting, worth in counted.items():
+        by_cell.setdefault(setting.cell, []).append(worth)
     cells = {cell: float(np.mean(those)) for cell, those in by_cell.items()}
-    return Score(float(np.mean(list(cells.values()))), cells, settings)
+    return Score(float(np.mean(list(cells.values()))), cells, settings, counted)
 
 
 def _closed(prize: Prize, policy: str) -> Figure:

@@ -21,6 +21,7 @@ from helm_gym.cli import (
     refill,
     routers,
     scenarios,
+    score,
     searches,
     studies,
     suite,
@@ -31,7 +32,7 @@ from helm_gym.cli.shared import app
 __all__ = [
     "adapt", "app", "bench", "bursts", "calibration", "controller", "golden", "hindsight",
     "leaderboard", "machine", "main", "policies", "publish", "refill", "routers",
-    "scenarios", "searches", "studies", "suite", "tune",
+    "scenarios", "score", "searches", "studies", "suite", "tune",
 ]  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from helm_gym.errors import ConfigError
 from helm_gym.policy import card_of
 from helm_gym.suites import heldout, moving
 from helm_gym.suites.replays import is_replay
-from helm_gym.suites.seeds import EVALUATION_SEEDS, TRAINING_SEEDS, TUNING_SEEDS
+from helm_gym.suites.seeds import EVALUATION_SEEDS, SCORE_SEEDS, TRAINING_SEEDS, TUNING_SEEDS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -138,10 +138,10 @@ def check_test_seeds(seeds: Sequence[int]) -> None:
     for seed in seeds:
         if seed not in TEST.seeds:
             where = [split.name for split in SPLITS if seed in split.seeds]
+            where += ["helm-gym score"] if seed in SCORE_SEEDS else ["measuring capacities"]
             raise ConfigError(
-                f"seed {seed} is for {where[0] if where else 'measuring capacities'}: a comparison "
-                f"on it would reward what was seen before; use {TEST.seeds.start} to "
-                f"{TEST.seeds.stop - 1}"
+                f"seed {seed} is for {where[0]}: a comparison on it would reward what was seen "
+                f"before; use {TEST.seeds.start} to {TEST.seeds.stop - 1}"
             )
 
 

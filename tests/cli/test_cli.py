@@ -56,7 +56,7 @@ def test_help_names_every_command(run: Run) -> None:
     for command in (
         "scenario", "profile", "train", "evaluate", "capacity", "demo", "speed", "warmup",
         "calibrate", "measure", "fidelity", "sensitivity", "atlas",
-        "bench", "hindsight", "leaderboard", "goodput",
+        "bench", "score", "hindsight", "leaderboard", "goodput",
         "routers", "refill", "adapt", "bursts", "suite", "export", "decision-speed",
     ):  # fmt: skip
         assert f" {command} " in result.stdout
