@@ -23,6 +23,7 @@ from helm_gym.suites.moving import (
     CAPACITIES,
     DATASETS,
     GRID,
+    GUESS_RPS,
     HELD_OUT,
     ROUTERS,
     TABLE_GB,
@@ -34,7 +35,6 @@ from helm_gym.suites.moving import (
 
 MEASURED_S = 120.0
 CHOSEN_S = 60.0  # of a measurement that chooses the table
-GUESS_RPS = 130.0  # per node, where a search begins
 CLEARLY = 1.0 - 1.5 * WITHIN  # of the best: a share that carries less ends a walk
 
 

@@ -50,6 +50,7 @@ UNCOUNTED_S = 60.0  # under a policy's control, until it has left the initial sh
 GRID = tuple(share_grid(0.1, 0.9, 0.1))
 BASE = "taobao-shift"
 CAPACITIES = Path(__file__).with_name("capacities.json")
+GUESS_RPS = 130.0  # per node, where a search begins
 HELD_OUT = "held_out"  # section of the table
 
 

@@ -75,7 +75,7 @@ def test_other_hardware_is_all_that_differs(kind: str, router: str) -> None:
                 "name": base.name,
                 "description": base.description,
                 "nodes": base.nodes,
-            "slo": base.to_dict()["slo"],
+                "slo": base.to_dict()["slo"],
                 "hardware": base.to_dict()["hardware"],
             }
         ).digest()
