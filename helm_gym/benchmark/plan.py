@@ -191,7 +191,8 @@ def make_plan(
         if is_search(spec):
             grid(found[0].scenario, spec)  # refuses what is no search
         elif is_common(spec):
-            among(spec, found[0].scenario, [one.scenario for one in found])
+            if not _is_tuned(found[0], spec, tuned):
+                among(spec, found[0].scenario, [one.scenario for one in found])
         else:
             check_policy(spec, make_policy(spec, allow), planned)
     scenarios = [setting.scenario for setting in found]
@@ -204,11 +205,21 @@ def make_plan(
 def _job(job: Job, planned: Sequence[Scenario], tuned: Tuned | None) -> Job:
     """A job with what its search found before, or with what it will be searched over."""
     setting, spec = job.setting, job.policy
-    if tuned is None or setting.suite != moving.PREFIX or spec == HELM_SEARCH:
-        return replace(job, among=among(spec, setting.scenario, planned))
-    if is_search(spec) or is_common(spec):
+    if tuned is not None and _is_tuned(setting, spec, tuned):
         return replace(job, resolved=tuned.spec(spec, setting.cell, setting.router))
-    return job
+    return replace(job, among=among(spec, setting.scenario, planned))
+
+
+def _is_tuned(setting: Setting, spec: str, tuned: Tuned | None) -> bool:
+    """Whether a search was made by helm-gym tune: in the suite, and for all held-out cells at once.
+
+    What was tuned on other cells may be judged on held-out ones; nothing is tuned on them.
+    """
+    if tuned is None or spec == HELM_SEARCH:
+        return False
+    if setting.suite == heldout.PREFIX:
+        return is_common(spec)
+    return setting.suite == moving.PREFIX and (is_search(spec) or is_common(spec))
 
 
 def _check(

@@ -70,6 +70,8 @@ def test_a_stopped_command_goes_on_and_a_plan_knows_what_was_found(
     specs = {job.resolved for job in jobs if job.policy == "static:best"}
     assert specs == {"static:0.3", "static:0.7"}
     assert {job.resolved for job in jobs if job.policy == "balance"} == {None}
+    beside = make_plan("heldout", ["static:suite"], 1, tuned=found, routers=["foresight"])
+    assert {job.resolved for job in beside} == {found.spec("static:suite", cell, "foresight")}
     with pytest.raises(ConfigError, match=r"not tuned for .* under kv_affinity; run helm-gym tune"):
         make_plan("paper-v2", ["static:best"], 1, tuned=found)
 
