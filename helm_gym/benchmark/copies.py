@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from helm_gym._version import __version__
 from helm_gym.benchmark.plan import Job
-from helm_gym.benchmark.rows import OK, Row, asked_digest, identity, row_key
+from helm_gym.benchmark.rows import OK, Row, asked_by, identity, row_key
 from helm_gym.evaluation.specs import make_policy
 from helm_gym.provenance import code_digest, policy_digest
 
@@ -73,6 +73,6 @@ def _copied(job: Job, known: Mapping[Run, Row]) -> list[Row] | None:
     now = policy_digest(spec, make_policy(spec, job.allow))
     if any(row["policy_digest"] != now for row in good):
         return None
-    asked = asked_digest(job.setting.scenario, job.policy, job.allow, job.among)
+    asked = asked_by(job)
     about = identity(job, asked)
     return [{**row, **about, "key": row_key(digest, asked, row["seed"])} for row in good]

@@ -17,7 +17,7 @@ from helm_gym.benchmark.rows import (
     OK,
     SERIES,
     Row,
-    asked_digest,
+    asked_by,
     identity,
     row_key,
 )
@@ -42,7 +42,7 @@ def run_job(job: Job) -> list[Row]:
         A row per seed, in their order; failed ones have a reason and no figures.
     """
     scenario = job.setting.scenario
-    asked = asked_digest(scenario, job.policy, job.allow, job.among)
+    asked = asked_by(job)
     about = identity(job, asked)
     keys = {s: row_key(about["scenario_digest"], asked, s) for s in job.seeds}
     rows = {seed: {**about, "seed": seed, "key": keys[seed]} for seed in job.seeds}
@@ -86,7 +86,7 @@ def _failed(row: Row, reason: str, spec: str | None) -> Row:
 
 def failed_rows(job: Job, reason: str) -> list[Row]:
     """Rows of a job that could not be run to an end."""
-    asked = asked_digest(job.setting.scenario, job.policy, job.allow, job.among)
+    asked = asked_by(job)
     about = identity(job, asked)
     keys = {seed: row_key(about["scenario_digest"], asked, seed) for seed in job.seeds}
     return [

@@ -18,7 +18,7 @@ from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError, nearest
 from helm_gym.evaluation.common import alone
 from helm_gym.evaluation.search import grid, most_tried
-from helm_gym.evaluation.specs import COMMON_SEARCHES, HELM_SEARCH, make_policy
+from helm_gym.evaluation.specs import COMMON_SEARCHES, make_policy
 from helm_gym.suites import heldout, moving
 from helm_gym.suites.replays import is_replay, replay_cells
 from helm_gym.suites.splits import (
@@ -76,6 +76,7 @@ class Job:
     resolved: str | None = None  # what a search found before, if it did
     allow: tuple[str, ...] = ()  # classes, as module:Class, that files may name
     among: tuple[Scenario, ...] = ()  # that a search common to many scenarios is made over
+    tuned: str = ""  # spec that helm-gym tune found for a search; its key depends on it
 
     @property
     def searches(self) -> bool:
@@ -172,8 +173,8 @@ def make_plan(
         logs: to replay beside the suite's cells, see
             :func:`~helm_gym.suites.replays.replay_cell`.
         allow: see :func:`~helm_gym.evaluation.specs.make_policy`.
-        tuned: what searches such as ``mpc:suite`` stand for in the suite; without it each is made
-            when the benchmark runs.
+        tuned: what searches such as ``mpc:suite`` stand for in the suite. A search that it does
+            not have for every setting is made when the benchmark runs, for all of them alike.
 
     Raises:
         ConfigError: something cannot be run as asked, or would be judged on what it was trained on.
@@ -187,17 +188,17 @@ def make_plan(
         raise ConfigError(f"--log adds replays to --suite {PAPER[0]}, not to {suite!r}")
     found = settings(suite, loads=loads, routers=routers, steps=steps, quick=quick, logs=logs)
     planned = {s.scenario.digest(): s.cell for s in found if s.held_out}
+    known = {} if tuned is None else {s: tuned for s in specs if _is_tuned(found, s, tuned)}
     for spec in specs:
         if is_search(spec):
             grid(found[0].scenario, spec)  # refuses what is no search
-        elif is_common(spec):
-            if not _is_tuned(found[0], spec, tuned):
-                among(spec, found[0].scenario, [one.scenario for one in found])
-        else:
+        elif is_common(spec) and spec not in known:
+            among(spec, found[0].scenario, [one.scenario for one in found])
+        elif not is_common(spec):
             check_policy(spec, make_policy(spec, allow), planned)
     scenarios = [setting.scenario for setting in found]
     return [
-        _job(Job(setting, spec, seeds, budget_ms, allow=tuple(allow)), scenarios, tuned)
+        _job(Job(setting, spec, seeds, budget_ms, allow=tuple(allow)), scenarios, known.get(spec))
         for setting, spec in product(found, specs)
     ]
 
@@ -205,21 +206,21 @@ def make_plan(
 def _job(job: Job, planned: Sequence[Scenario], tuned: Tuned | None) -> Job:
     """A job with what its search found before, or with what it will be searched over."""
     setting, spec = job.setting, job.policy
-    if tuned is not None and _is_tuned(setting, spec, tuned):
-        return replace(job, resolved=tuned.spec(spec, setting.cell, setting.router))
+    if tuned is not None:
+        found = tuned.spec(spec, setting.cell, setting.router)
+        return replace(job, resolved=found, tuned=found)
     return replace(job, among=among(spec, setting.scenario, planned))
 
 
-def _is_tuned(setting: Setting, spec: str, tuned: Tuned | None) -> bool:
-    """Whether a search was made by helm-gym tune: in the suite, and for all held-out cells at once.
+def _is_tuned(planned: Sequence[Setting], spec: str, tuned: Tuned) -> bool:
+    """Whether helm-gym tune made a search for every setting of a plan.
 
-    What was tuned on other cells may be judged on held-out ones; nothing is tuned on them.
+    What was tuned on the suite's cells may be judged on held-out ones; nothing is tuned on them.
     """
-    if tuned is None or spec == HELM_SEARCH:
+    if not (is_search(spec) or is_common(spec)):
         return False
-    if setting.suite == heldout.PREFIX:
-        return is_common(spec)
-    return setting.suite == moving.PREFIX and (is_search(spec) or is_common(spec))
+    suites = (moving.PREFIX, heldout.PREFIX)
+    return all(one.suite in suites and tuned.get(spec, one.cell, one.router) for one in planned)
 
 
 def _check(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from helm_gym.benchmark.plan import among, is_common
+from helm_gym.benchmark.plan import among, is_common, is_search
 from helm_gym.benchmark.replay import setting_of
 from helm_gym.benchmark.rows import Row, asked_digest, read_rows, row_key, write_rows
 from helm_gym.config.scenario import Scenario
@@ -83,10 +83,21 @@ def _renewed(
         digests[about] = {
             "scenario_digest": scenario.digest(),
             "policy_digest": policy_digest(spec, make_policy(spec, allow)),
-            "asked_digest": asked_digest(scenario, asked, allow, among(asked, scenario, planned)),
+            "asked_digest": asked_digest(
+                scenario, asked, allow, *_searched(row["suite"], asked, spec, scenario, planned)
+            ),
         }
     renewed = {**row, **digests[about], "code_digest": code_digest()}
     renewed["key"] = row_key(
         renewed["scenario_digest"], renewed["asked_digest"], int(renewed["seed"])
     )
     return renewed
+
+
+def _searched(
+    suite: str, asked: str, spec: str, scenario: Scenario, planned: Sequence[Scenario]
+) -> tuple[tuple[Scenario, ...], str]:
+    """What a search was made over, and in a suite, where helm-gym tune made it, what it found."""
+    if suite and (is_search(asked) or is_common(asked)):
+        return (), spec
+    return among(asked, scenario, planned), ""

@@ -121,6 +121,7 @@ def asked_digest(
     spec: str,
     allow: Collection[str] = (),
     among: Collection[Scenario] = (),
+    tuned: str = "",
 ) -> str:
     """16 hex digits of what a spec as asked for depends on.
 
@@ -132,7 +133,10 @@ def asked_digest(
         allow: see :func:`~helm_gym.evaluation.specs.make_policy`.
         among: scenarios that a common search is made over, see
             :func:`~helm_gym.benchmark.plan.among`.
+        tuned: spec that helm-gym tune found for it; empty where the benchmark searches itself.
     """
+    if tuned:
+        return digest_of(spec, policy_digest(tuned, make_policy(tuned, allow)))
     if is_common(spec):
         candidates = grid(scenario, alone(spec))
         first = policy_digest("", make_policy(candidates[0]))
@@ -143,6 +147,11 @@ def asked_digest(
     candidates = grid(scenario, spec)
     first = policy_digest("", make_policy(candidates[0]))
     return digest_of(spec, *candidates, first, code_digest(SEARCH))
+
+
+def asked_by(job: Job) -> str:
+    """The :func:`asked_digest` of a job."""
+    return asked_digest(job.setting.scenario, job.policy, job.allow, job.among, job.tuned)
 
 
 def row_key(scenario_digest: str, asked: str, seed: int) -> str:

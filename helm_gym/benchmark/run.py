@@ -16,7 +16,7 @@ from helm_gym.benchmark.plan import Job, is_common
 from helm_gym.benchmark.rows import (
     FAILED,
     Row,
-    asked_digest,
+    asked_by,
     merge,
     part_name,
     read_parts,
@@ -134,13 +134,13 @@ def outstanding(
     todo: list[Job] = []
     for job in jobs:
         digest = job.setting.scenario.digest()
-        asked = asked_digest(job.setting.scenario, job.policy, job.allow, job.among)
+        asked = asked_by(job)
         own = {seed: row_key(digest, asked, seed) for seed in job.seeds}
         keys += own.values()
         left = tuple(s for s, key in own.items() if _missing(stored.get(key), retry))
         if left:
             known = {spec for (d, a, _), spec in found.items() if (d, a) == (digest, asked)}
-            resolved = job.resolved
+            resolved = job.tuned or job.resolved
             if resolved is None and known and job.searches:
                 resolved = from_file(min(known), "a stored row", job.allow)
             todo.append(replace(job, seeds=left, resolved=resolved))

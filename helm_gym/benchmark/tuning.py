@@ -77,15 +77,22 @@ class Tuned(Frozen):
         Raises:
             ConfigError: it was not tuned.
         """
+        found = self.get(asked, cell, router)
+        if found is None:
+            raise ConfigError(
+                f"{asked} is not tuned for {cell} under {router}; run helm-gym tune, or write the "
+                "spec of one setting, such as balance:gain=0.6"
+            )
+        return found
+
+    def get(self, asked: str, cell: str, router: str) -> str | None:
+        """The same; None if it was not tuned."""
         name, _, word = asked.rpartition(":")
         where = {BEST: cell, DATASET: dataset_of(cell), SUITE: ""}.get(word, "")
         for one in self.found:
             if (one.name, one.word, one.where, one.router) == (name, word, where, router):
                 return one.best
-        raise ConfigError(
-            f"{asked} is not tuned for {cell} under {router}; run helm-gym tune, or write the spec "
-            "of one setting, such as balance:gain=0.6"
-        )
+        return None
 
 
 def dataset_of(cell: str) -> str:

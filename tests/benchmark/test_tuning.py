@@ -8,6 +8,7 @@ import pytest
 
 from helm_gym.benchmark import tuning
 from helm_gym.benchmark.plan import make_plan
+from helm_gym.benchmark.rows import asked_by
 from helm_gym.benchmark.tuning import Scope, Tuned, cells_of, load_tuned, scopes, tune
 from helm_gym.config.scenario import Scenario
 from helm_gym.errors import ConfigError
@@ -73,7 +74,9 @@ def test_a_stopped_command_goes_on_and_a_plan_knows_what_was_found(
     beside = make_plan("heldout", ["static:suite"], 1, tuned=found, routers=["foresight"])
     assert {job.resolved for job in beside} == {found.spec("static:suite", cell, "foresight")}
     with pytest.raises(ConfigError, match=r"not tuned for .* under kv_affinity; run helm-gym tune"):
-        make_plan("paper-v2", ["static:best"], 1, tuned=found)
+        found.spec("static:best", cell, "kv_affinity")
+    mixed = make_plan("paper-v2", ["static:best", "balance"], 1, tuned=found)
+    assert {job.resolved for job in mixed} == {None}, "one way of searching for all settings"
 
 
 def test_what_was_tuned_before_stays(played: list[tuple[str, int]], tmp_path: Path) -> None:
@@ -95,3 +98,21 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"other\.json"):
         load_tuned(tmp_path / "other.json")
     assert Tuned(about="", found=()).found == ()
+
+
+def test_the_key_of_a_row_says_what_was_tuned(tmp_path: Path) -> None:
+    one, other = (
+        Tuned(
+            about="",
+            found=[
+                {"name": "static", "word": "suite", "where": "", "router": "foresight",
+                 "best": best, "ratios": {}}
+            ],
+        )
+        for best in ("static:0.3", "static:0.4")
+    )  # fmt: skip
+    asked = [
+        asked_by(make_plan("paper", ["static:suite"], 1, tuned=t, routers=["foresight"])[0])
+        for t in (one, other, None)
+    ]
+    assert len(set(asked)) == 3
