@@ -57,6 +57,7 @@ class Line:
     worst: tuple[Setting, float] | None  # setting where it closes least
     runaways: int  # episodes
     episodes: int  # that have a schedule
+    missing: int  # settings in which it has no row
     harm: tuple[Setting, float] | None  # P99 / best static's, the highest where nothing is to win
     figures: Mapping[str, float]  # means over the rows that have them
 
@@ -96,7 +97,7 @@ def _prize(
 
 
 def lines(found: Sequence[Stand], rows: Sequence[Row]) -> list[Line]:
-    """A line for every policy that was played in all settings of a load and router, best first.
+    """A line for every policy, best first; those that lack settings come last, whatever they have.
 
     Args:
         found: all settings.
@@ -108,7 +109,7 @@ def lines(found: Sequence[Stand], rows: Sequence[Row]) -> list[Line]:
     for row in rows:
         by_policy[row["policy"]].append(row)
     made = [_line(policy, found, by_policy[policy], moving) for policy in policies]
-    return sorted(made, key=lambda line: (-_value(line.score), line.policy))
+    return sorted(made, key=lambda line: (line.missing > 0, -_value(line.score), line.policy))
 
 
 def _value(found: Score | Absent) -> float:
@@ -140,6 +141,7 @@ def _line(
         worst=min(closed.items(), key=lambda item: item[1]) if closed else None,
         runaways=ran,
         episodes=of,
+        missing=len(found) - len(mine),
         harm=max(calm.items(), key=lambda item: item[1]) if calm else None,
         figures={name: _known_mean([row.get(name) for row in good]) for name in FIGURES},
     )

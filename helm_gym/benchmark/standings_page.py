@@ -143,6 +143,8 @@ def _score(line: Line) -> str:
 def _line(line: Line) -> dict[str, Any]:
     specs: Sequence[str] = line.specs if line.specs != (line.policy,) else ()
     named = ", ".join(specs) if len(specs) <= SHOWN_SPECS else f"{len(specs)} settings"
+    if line.missing:
+        named = ", ".join([named, f"not played in {line.missing} settings"]).removeprefix(", ")
     return {
         "policy": line.policy,
         "found": named,

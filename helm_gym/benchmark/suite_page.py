@@ -140,6 +140,7 @@ def markdown(
             for router in routers
         ],
         short=fell_short(found),
+        late=bool(late),
         searched=len(searches),
         variants=sorted(variants, key=lambda one: (one.kind != "ends", -one.distance)),
         dataset="Amazon Books",

@@ -19,6 +19,8 @@ pytest.importorskip("matplotlib")
 
 BOUND = {"schedule:found.json": 0.6}
 
+CHECKOUT = Path(__file__).resolve().parents[2]
+
 
 def table_of(page: str) -> list[list[str]]:
     """Cells of the first table's lines."""
@@ -104,6 +106,15 @@ def test_rows_that_changed_are_found_out(tmp_path: Path) -> None:
     rows = save(build({"static:best": 1.0, "better": 0.81, "worse": 1.3}), tmp_path)
     with pytest.raises(ConfigError, match="is not what its rows say"):
         leaderboard.check(leaderboard.markdown(load_rows(rows)), page, "this command")
+
+
+@pytest.mark.parametrize(
+    ("command", "page"),
+    [(["leaderboard"], "LEADERBOARD.md"), (["suite", "page"], "docs/suite.md")],
+)
+def test_published_pages_are_what_the_published_rows_give(command: list[str], page: str) -> None:
+    result = CliRunner().invoke(cli.app, [*command, "--out", str(CHECKOUT / page), "--check"])
+    assert result.exit_code == 0, result.output
 
 
 def test_published_rows_name_no_file_of_the_machine_that_made_them() -> None:

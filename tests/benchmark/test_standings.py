@@ -68,6 +68,12 @@ def test_the_best_come_first_and_shares_are_yardsticks() -> None:
     assert (regime_of(DAY.cell), short("paper-v2-amazon-books-day")) == ("day", "amazon books day")
 
 
+def test_who_was_not_played_everywhere_comes_last_and_it_is_said() -> None:
+    rows = [r for r in built() if r["policy"] != "rule" or r["cell"] != BURST.cell]
+    found = lines(stands(rows, replays(DAY, BURST), {}), rows)
+    assert found[-1].policy == "rule" and found[-1].missing == 1 and found[0].missing == 0
+
+
 def test_what_was_not_searched_has_no_gap_and_counts_in_no_figure() -> None:
     rows = built()
     found = stands(rows, replays(DAY), {})
