@@ -33,7 +33,12 @@ LOADS = moving.LOADS[1:]  # where there is something to win
 SEEDS: Mapping[str, int] = {"foresight": 3, "kv_affinity": 1}
 """Evaluation seeds whose schedule is searched for, by router."""
 LOSS: Mapping[str, float] = {"trend": 0.0, "burst": 0.0, "day": 0.0}
-"""Part of the gap that ``SUITE_SEARCH`` loses against ``FULL``, by regime; docs/hindsight.md."""
+"""Part of the gap that ``SUITE_SEARCH`` is known to lose against ``FULL``, by regime.
+
+0 stands for "not measured": on other, shorter streams ``FAST`` lost 2 % of the gap of a drift and
+13.5 % of that of bursts (docs/performance.md). A schedule that loses makes gaps look smaller and
+the parts that policies close look larger.
+"""
 FOLDER = Path(__file__).parent / "published" / "searches"
 LATE_FOLDER = FOLDER.with_name("late")
 DELAYS = (1, 3)  # windows
