@@ -115,7 +115,7 @@ def search_all(
 
     Args:
         jobs: such as :func:`all_jobs`.
-        folder: of one file per search.
+        folder: holds one file per search.
         processes: at a time.
         progress: show a progress bar on stderr.
 
@@ -167,7 +167,7 @@ def late_all(
 
     Args:
         searches: those whose P99 the plans aim at.
-        folder: of one file per search and delay.
+        folder: holds one file per search and delay.
         delays: whole windows between a change and the first decision that knows of it.
         processes: at a time.
         progress: show a progress bar on stderr.
@@ -203,7 +203,7 @@ def replays(searches: Sequence[Searched], figure: str) -> dict[Setting, dict[int
     """What the schedules cost, by setting and seed.
 
     Args:
-        searches: of any settings.
+        searches: any, of any settings.
         figure: such as ``tail_ms``.
     """
     found: dict[Setting, dict[int, float]] = {}

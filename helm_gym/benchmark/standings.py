@@ -66,8 +66,8 @@ def stands(rows: Sequence[Row], replays: Replays, loss: Mapping[str, float]) -> 
     """All settings of some rows.
 
     Args:
-        rows: of a benchmark.
-        replays: of :func:`helm_gym.benchmark.searches.replays`, for both figures.
+        rows: what a benchmark wrote.
+        replays: what :func:`helm_gym.benchmark.searches.replays` gives for both figures.
         loss: part of the gap that a search is known to lose, by regime.
     """
     tails, windows = contests(rows, TAIL), contests(rows, WINDOW_TAIL)

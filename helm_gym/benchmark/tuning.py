@@ -141,7 +141,7 @@ def tune(
     Args:
         out: folder that keeps scores.
         names: what is tuned, of :data:`NAMES`.
-        routers: of the suite.
+        routers: some or all of the suite's.
         path: where to write; what is there of other names or routers stays.
         processes: cells at a time; results do not depend on it.
         progress: show progress bars on stderr.

@@ -92,7 +92,7 @@ def scenario_of(
     """The course between two mixes, loaded in proportion to what each carries.
 
     Args:
-        kind: of the variant.
+        kind: what the variant changes: ``ends``, ``hours`` or ``fits``.
         ends: feed parts.
         capacities: requests/s per node, by feed part.
     """

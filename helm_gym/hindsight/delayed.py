@@ -40,7 +40,7 @@ def delayed(
 
     Args:
         scenario: a course.
-        seed: of the episode, as for policies.
+        seed: fixes the request stream, as for policies.
         delay: whole windows between a change and the first decision that knows of it.
         threshold_ms: latency above which an arrival is slow; the P99 of the hindsight schedule.
         search: how hard to look in every stretch.

@@ -127,7 +127,7 @@ def hindsight(
 
     Args:
         scenario: where.
-        seed: of the episode, as for policies.
+        seed: fixes the request stream, as for policies.
         objective: ``tail`` (P99) or a reward preset.
         search: how hard to look.
         progress: told of every window.

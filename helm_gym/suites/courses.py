@@ -66,7 +66,7 @@ def course(
 
     Args:
         regime: one of :data:`REGIMES`.
-        capacities: of every stretch by name.
+        capacities: what every stretch carries, requests/s per node, by name.
         ends: feed parts between which a mix moves, of :data:`FEED_PARTS`, the larger one first.
         seed: draws the order, kind and length of bursts, and the order of a day.
         hourly: rates of 24 hours; a trend then follows the hours from 7 to 23 as well.

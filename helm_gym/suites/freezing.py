@@ -86,7 +86,7 @@ def pinned(path: Path) -> dict[str, str]:
     """Digest of every frozen cell, by name.
 
     Args:
-        path: of a table that :func:`write_frozen` wrote.
+        path: a table that :func:`write_frozen` wrote.
 
     Raises:
         ConfigError: it is missing.

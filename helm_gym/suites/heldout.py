@@ -42,8 +42,8 @@ class Kind:
     Args:
         datasets: that have such a cell.
         what: in words, for the cells' descriptions.
-        regime: of the suite whose stretches it has; empty if it has its own.
-        changes: of the suite's scenario.
+        regime: the suite's regime whose stretches it has; empty if it has its own.
+        changes: what is replaced in the suite's scenario, by dotted path.
         measured_s: simulated per rate when its stretches are measured.
     """
 
@@ -159,8 +159,8 @@ def draft(
         dataset: one that has such a cell.
         kind: one of :data:`KINDS`.
         router: one of :data:`moving.ROUTERS`.
-        load: of what each stretch's best static share carries under that router; of real rates in
-            their busiest moment.
+        load: part of what each stretch's best static share carries under that router; at real
+            rates so much is offered in the busiest moment.
 
     Raises:
         ConfigError: no such cell.

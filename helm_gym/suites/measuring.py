@@ -45,7 +45,7 @@ class Alone:
     Args:
         stretch: name of one of :func:`~helm_gym.suites.courses.lone_stretches`.
         seconds: simulated per rate and cluster.
-        changes: of the data set's scenario; none for the suite.
+        changes: what is replaced in the data set's scenario; nothing for the suite.
         first: share from which the best one is climbed to; None: all of the grid are tried.
     """
 

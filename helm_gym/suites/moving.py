@@ -38,7 +38,7 @@ DATASETS = ("taobao", "amazon-books", "amazon-video-games")
 ROUTERS = ("foresight", "kv_affinity")
 CELLS = tuple(product(DATASETS, REGIMES, ROUTERS))
 LOADS = (0.8, 0.95, 1.05)
-"""Of what each stretch's best static share carries: calm, the edge, beyond it."""
+"""Parts of what each stretch's best static share carries: calm, the edge, beyond it."""
 LOAD = 0.95  # that the frozen files have
 DIGESTS = SCENARIOS / f"{PREFIX}.sha"
 TABLES_GB = (50.0, 100.0, 150.0, 200.0)
@@ -81,7 +81,7 @@ def base(
         dataset: one of :data:`DATASETS`.
         router: one of :data:`ROUTERS`.
         table_gb: a node's slice of the table.
-        changes: of the scenario that all cells have in common, such as another model.
+        changes: what is replaced in the scenario that all cells share, such as the model.
 
     Raises:
         ConfigError: no such data set or router.
@@ -164,7 +164,7 @@ def carried(section: str = "found") -> Mapping[str, Carried]:
     """What was measured, by ``data set / router / stretch``.
 
     Args:
-        section: of the table; :data:`HELD_OUT` for what held-out cells change.
+        section: part of the table; :data:`HELD_OUT` for what held-out cells change.
 
     Raises:
         ConfigError: nothing was.
@@ -219,7 +219,7 @@ def frozen_cell(name: str, router: str) -> Scenario:
     """A frozen cell under a router; its loads are fractions of what is carried under that router.
 
     Args:
-        name: of the cell under the first router, such as ``paper-v2-taobao-day``.
+        name: the cell under the first router, such as ``paper-v2-taobao-day``.
         router: any; one that the suite has not is given the capacities of the first.
     """
     if router in ROUTERS:
@@ -253,7 +253,7 @@ def draft(
         dataset: one of :data:`DATASETS`.
         regime: one of :data:`REGIMES`.
         router: one of :data:`ROUTERS`.
-        load: of what each stretch's best static share carries under that router.
+        load: part of what each stretch's best static share carries under that router.
         seed: draws its bursts and the order of its day.
 
     Raises:
@@ -275,7 +275,7 @@ def filled(data: dict[str, Any], found: Stretches, load: float, how: str) -> dic
     Args:
         data: as :func:`base` has it; changed, and returned.
         found: stretches whose capacities are plain numbers.
-        load: of what each carries.
+        load: part of what each stretch carries.
         how: the capacities were measured, for the source.
     """
     rates: Sequence[float] = [stretch["capacity_rps_per_node"] for stretch in found]
