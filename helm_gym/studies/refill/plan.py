@@ -102,7 +102,7 @@ def run_study(
     Args:
         quick: two cells at the higher load, two seeds, episodes of one minute.
         seeds: episodes; the first five held-out ones by default.
-        cells: of :data:`CELLS`; all by default.
+        cells: some of :data:`CELLS`; all by default.
         loads: fractions of the capacity of the best static share.
         settings: scenario settings that hold in all modes, by dotted path.
         out: folder that keeps what is measured, so that a stopped study goes on; None keeps

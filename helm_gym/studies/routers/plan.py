@@ -209,7 +209,7 @@ def _plan(
 
 
 def _windows(scenario: Scenario, quick: bool) -> int:
-    """Of an episode."""
+    """Windows of an episode."""
     return scenario.episode.uncounted + QUICK_COUNTED if quick else scenario.episode.steps
 
 

@@ -97,7 +97,7 @@ def test_a_model_that_does_not_fit_this_version_is_refused(
 
 
 STATED_LOADS = (0.7, 0.9, 0.95)
-"""Of the cells that these models were trained on as stated; loads of drawn ones lie between."""
+"""Loads at which these models met the cells as stated; loads of drawn ones lie between."""
 VARIANTS = {  # spec: action, part of the clusters whose scenarios are drawn, seeds
     "ppo:released": ("choice", 0.5, 3),
     "ppo:released-continuous": ("increment", 0.5, 3),
